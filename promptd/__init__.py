@@ -1,0 +1,1 @@
+"""promptd runs WebAssembly guests that talk to local language models."""

@@ -1,0 +1,49 @@
+"""The one list of backends, and how the backend of a model file is found: by what its first bytes are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from promptd.backends.base import Graph
+from promptd.config import EngineSettings, GraphSettings
+from promptd.errors import InvalidEncoding, NotFound
+
+Open = Callable[[Path, GraphSettings, EngineSettings], Graph]
+
+
+def _ggml(path: Path, settings: GraphSettings, engine: EngineSettings) -> Graph:
+    from promptd.backends.ggml import GgmlGraph
+
+    return GgmlGraph(path, settings, engine)
+
+
+def _onnx(path: Path, settings: GraphSettings, engine: EngineSettings) -> Graph:
+    from promptd.backends.onnx import OnnxGraph
+
+    return OnnxGraph(path, target=settings.target)
+
+
+BACKENDS: dict[str, Open] = {"ggml": _ggml, "onnx": _onnx}
+"""Encodings that are executed, under their wasi-nn names. Each backend is imported when its first graph is opened."""
+
+
+def encoding_of(path: Path) -> str:
+    """Return the encoding of a model file; raises NotFound or InvalidEncoding."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except IsADirectoryError:
+        raise InvalidEncoding(f"{path} is a directory, not a model file") from None
+    except OSError as error:
+        raise NotFound(f"cannot read the model file {path}: {error.strerror}") from error
+    if head.startswith(b"GGUF") or path.suffix == ".gguf":
+        return "ggml"
+    if path.suffix == ".onnx" or head[:1] == b"\x08":  # an ONNX ModelProto opens with field 1, ir_version
+        return "onnx"
+    raise InvalidEncoding(f"{path} is neither a GGUF nor an ONNX file: it begins with {head[:4]!r}")
+
+
+def open_graph(path: Path, settings: GraphSettings, engine: EngineSettings) -> Graph:
+    """Load the model file `path` with the backend of its encoding."""
+    return BACKENDS[encoding_of(path)](path, settings, engine)

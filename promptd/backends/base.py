@@ -1,0 +1,77 @@
+"""The protocols the wasm side reaches models through: what a graph, an execution context and a prompt context are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from promptd.chat import ChatOptions, Completion, Message
+from promptd.tensor import NamedTensor
+
+
+class Reply(Protocol):
+    """A reply in the making. Iterating yields pieces of whole characters as they come, and ends or raises with it."""
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def result(self) -> Completion:
+        """Wait for the end and return the whole reply; raises the PromptdError that ended it."""
+
+    def cancel(self) -> None:
+        """Stop within one engine step; `result` then gives what there is, as CANCELLED. Idempotent, from any thread."""
+
+
+class PromptContext(Protocol):
+    """One conversation with one graph. Calls of one context do not overlap; a second raises Busy."""
+
+    def send(
+        self,
+        messages: Sequence[Message],
+        options: ChatOptions = ChatOptions(),
+        *,
+        deadline: float | None = None,
+    ) -> Reply:
+        """Append `messages` and start the assistant's reply; a failed or cancelled turn leaves the context as it was.
+
+        `deadline` is a `time.monotonic()` value, past which the reply fails with TimedOut and its tokens are
+        forgotten. Raises InvalidArgument for options out of range, TooLarge when the messages cannot fit, Busy
+        while another reply is running.
+        """
+
+    def fork(self) -> PromptContext:
+        """Return a second conversation with the same past."""
+
+    def rewind(self, turns: int) -> None:
+        """Forget the last `turns` turns; InvalidArgument when there are fewer."""
+
+    def close(self) -> None:
+        """Free what the conversation holds; cancels a running reply. Idempotent."""
+
+
+class ExecutionContext(Protocol):
+    """One inference: named tensors in, named tensors out."""
+
+    def compute(self, inputs: Sequence[NamedTensor], *, deadline: float | None = None) -> list[NamedTensor]:
+        """Run the graph on `inputs`; raises a PromptdError."""
+
+    def close(self) -> None:
+        """Free what the context holds. Idempotent."""
+
+
+class Graph(Protocol):
+    """A loaded model. Many guests share one; each context is alone with its state."""
+
+    def prompt_context(self, guest: str, options: ChatOptions = ChatOptions()) -> PromptContext:
+        """Open a conversation for `guest` (an identity that accounting and cache isolation go by).
+
+        Raises UnsupportedOperation where the graph takes no prompts.
+        """
+
+    def execution_context(self, guest: str) -> ExecutionContext:
+        """Open an execution context; raises UnsupportedOperation where the graph takes no tensors."""
+
+    def count_tokens(self, text: str) -> int:
+        """Return how many tokens `text` is, special tokens not parsed; raises UnsupportedOperation."""
+
+    def close(self) -> None:
+        """Unload the model; running calls end with RuntimeFailure. Idempotent."""

@@ -1,0 +1,83 @@
+"""The echo backend: a graph that answers prompts and tensors with themselves, to test the API and not a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from promptd.chat import ChatOptions, Completion, Message, StopReason, Usage
+from promptd.errors import InvalidArgument
+from promptd.tensor import NamedTensor
+
+
+class EchoReply:
+    """A reply that is already there, in one piece."""
+
+    def __init__(self, text: str) -> None:
+        self._completion = Completion(text, StopReason.END_OF_TURN, Usage(prompt=0, cached=0, generated=0))
+
+    def __iter__(self) -> Iterator[str]:
+        if self._completion.text:
+            yield self._completion.text
+
+    def result(self) -> Completion:
+        return self._completion
+
+    def cancel(self) -> None:
+        """Nothing to stop."""
+
+
+class EchoPrompt:
+    """A conversation whose every reply is the last message."""
+
+    def __init__(self, turns: int = 0) -> None:
+        self._turns = turns
+
+    def send(
+        self,
+        messages: Sequence[Message],
+        options: ChatOptions = ChatOptions(),
+        *,
+        deadline: float | None = None,
+    ) -> EchoReply:
+        if not messages:
+            raise InvalidArgument("a turn needs at least one message")
+        self._turns += 1
+        return EchoReply(messages[-1].content)
+
+    def fork(self) -> EchoPrompt:
+        return EchoPrompt(self._turns)
+
+    def rewind(self, turns: int) -> None:
+        if not 0 <= turns <= self._turns:
+            raise InvalidArgument(f"cannot rewind {turns} turns of a conversation that has {self._turns}")
+        self._turns -= turns
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class EchoExecution:
+    """An inference whose outputs are its inputs."""
+
+    def compute(self, inputs: Sequence[NamedTensor], *, deadline: float | None = None) -> list[NamedTensor]:
+        return list(inputs)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class EchoGraph:
+    """The graph behind the reference `echo`."""
+
+    def prompt_context(self, guest: str, options: ChatOptions = ChatOptions()) -> EchoPrompt:
+        return EchoPrompt()
+
+    def execution_context(self, guest: str) -> EchoExecution:
+        return EchoExecution()
+
+    def count_tokens(self, text: str) -> int:
+        """An echo graph has bytes for tokens."""
+        return len(text.encode())
+
+    def close(self) -> None:
+        """Nothing is held."""

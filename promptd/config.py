@@ -1,0 +1,201 @@
+"""promptd's settings: promptd.toml and command-line options become validated, typed values here and nowhere else."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from promptd.errors import InvalidArgument
+
+T = TypeVar("T", bound=BaseModel)
+
+NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,79}$"
+"""What a graph or guest may be called: it stands in URLs, logs and file names."""
+
+_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*$", re.IGNORECASE)
+_DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h)?\s*$")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
+
+
+def parse_size(text: str | int) -> int:
+    """Return bytes for `268435456`, `256MiB`, `1.5G`; K, M, G and T are powers of 1024."""
+    if isinstance(text, int) and not isinstance(text, bool):
+        if text < 0:
+            raise ValueError("a size cannot be negative")
+        return text
+    match = _SIZE.match(str(text))
+    if not match:
+        raise ValueError(f"{text!r} is not a size; write for example 256MiB or 1GiB")
+    exponent = " kmgt".index(match[2].lower() or " ")
+    return int(float(match[1]) * 1024**exponent)
+
+
+def parse_duration(text: str | float) -> float:
+    """Return seconds for `30`, `1.5s`, `250ms`, `5m`, `1h`."""
+    match = _DURATION.match(str(text))
+    if isinstance(text, bool) or not match:
+        raise ValueError(f"{text!r} is not a duration; write for example 60s or 5m")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+Size = Annotated[int, BeforeValidator(parse_size)]
+Duration = Annotated[float, BeforeValidator(parse_duration)]
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+
+def _kebab(name: str) -> str:
+    return name.replace("_", "-")
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=_kebab, populate_by_name=True)
+
+
+class GraphSettings(_Settings):
+    """What a graph is and how it answers: `[graphs.NAME]`, or `--graph NAME=REF` with `-o NAME.KEY=VALUE`.
+
+    Sampling defaults are llama.cpp's own (common/common.h, common_params_sampling).
+    """
+
+    model: str
+    target: Literal["cpu", "gpu", "auto"] = "auto"
+    template: Literal["auto", "none"] = "auto"
+    """`auto` is the model's own chat template, if it has one; `none` appends raw text."""
+    system: str | None = None
+    overflow: Literal["shift", "error"] | None = None
+    """When a conversation is full; None means `shift` with a template, `error` without."""
+    context: Annotated[int, Field(ge=64)] | None = None
+    """Tokens one conversation can hold; None is the model's own limit, or the engine's if that is smaller."""
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=100)] = 0.8
+    top_k: Annotated[int, Field(ge=0)] = 40
+    top_p: Annotated[float, Field(ge=0, le=1)] = 0.95
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.05
+    repeat_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+
+
+class EngineSettings(_Settings):
+    """`[engine]`: how a worker process uses the machine."""
+
+    kv_tokens: Annotated[int, Field(ge=256)] | None = None
+    """Cells of the shared KV cache; None lets the engine choose from the model."""
+    max_sequences: Annotated[int, Field(ge=1, le=256)] = 64
+    """Conversations that can be resident in the KV cache at once (llama.cpp's LLAMA_MAX_SEQ is 256)."""
+    step_tokens: Annotated[int, Field(ge=8)] = 512
+    """Most tokens one llama_decode takes: the budget shared by decode and chunked prefill."""
+    threads: Annotated[int, Field(ge=1)] | None = None
+    keep_alive: Duration = 300.0
+    queue: Annotated[int, Field(ge=1)] = 512
+    """Most prompts that wait for a place in the batch; one more is refused as busy."""
+
+
+class GuestLimits(_Settings):
+    """What one running guest may use at most."""
+
+    memory: Size = 256 * 1024**2
+    deadline: Duration | None = None
+    """Wall-clock seconds a run, or one turn of a session, may take; None is no limit."""
+    contexts: Annotated[int, Field(ge=0)] = 64
+    tokens: Annotated[int, Field(ge=0)] | None = None
+    """Prompt and generated tokens together, over the life of the instance; None is no limit."""
+    output: Size = 16 * 1024**2
+    """Bytes of standard output and standard error together."""
+    prompt: Size = 16 * 1024**2
+    """Bytes of one prompt."""
+
+
+class DirectoryGrant(_Settings):
+    """A host directory a guest sees: `HOST::GUEST[::ro]`."""
+
+    host: Path
+    guest: str
+    writable: bool = True
+
+
+class GuestSettings(GuestLimits):
+    """`[guests.NAME]`: a guest file, and what it is granted."""
+
+    file: Path
+    graphs: tuple[Name, ...] = ()
+    env: dict[str, str] = {}
+    dirs: tuple[DirectoryGrant, ...] = ()
+    args: tuple[str, ...] = ()
+
+
+class ServerSettings(_Settings):
+    """`[server]`: where the daemon listens."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8040
+    session_idle: Duration = 1800.0
+    """Seconds after which a session nobody talks to is closed."""
+    max_sessions: Annotated[int, Field(ge=1)] = 256
+
+
+class Settings(_Settings):
+    """A whole promptd.toml."""
+
+    graphs: dict[Name, GraphSettings] = {}
+    guests: dict[Name, GuestSettings] = {}
+    engine: EngineSettings = EngineSettings()
+    server: ServerSettings = ServerSettings()
+
+
+def load_settings(path: Path | None) -> Settings:
+    """Return the settings in the TOML file `path`, or defaults for None.
+
+    Relative `file` and `dirs` paths are taken from the folder of the TOML file. Raises InvalidArgument with a
+    sentence that names the file, and the line or key.
+    """
+    if path is None:
+        return Settings()
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidArgument(f"cannot read settings {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidArgument(f"settings {path} are not valid TOML: {error}") from error
+    return _validated(Settings, _rooted(table, path.parent), str(path))
+
+
+def graph_settings(name: str, model: str, options: dict[str, Any], base: GraphSettings | None = None) -> GraphSettings:
+    """Return settings of graph `name` from the command line; `options` maps what follows `-o NAME.` to its text."""
+    if not re.match(NAME_PATTERN, name):
+        raise InvalidArgument(f"{name!r} cannot be a graph's name: letters, digits, '.', '_' and '-' only, at most 80")
+    table: dict[str, Any] = base.model_dump(by_alias=True, exclude_unset=True) if base else {}
+    table["model"] = model
+    for key, value in options.items():
+        table[_kebab(key)] = [value] if key == "stop" else value
+    return _validated(GraphSettings, table, f"graph {name}")
+
+
+def _validated(kind: type[T], table: dict[str, Any], where: str) -> T:
+    try:
+        return kind.model_validate(table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"] if part != "[key]")
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(sorted(_kebab(field) for field in kind.model_fields))
+            hint = f"; known keys are {known}" if len(first["loc"]) == 1 else ""
+            raise InvalidArgument(f"{where}: there is no setting {key!r}{hint}") from error
+        reason = first["msg"].removeprefix("Value error, ")
+        raise InvalidArgument(f"{where}: {key}: {reason}, got {first['input']!r}") from error
+
+
+def _rooted(table: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Make the relative paths of guests absolute, from the folder that holds the settings."""
+    for guest in table.get("guests", {}).values() if isinstance(table.get("guests"), dict) else ():
+        if isinstance(guest, dict):
+            if isinstance(guest.get("file"), str):
+                guest["file"] = folder / guest["file"]
+            for grant in guest.get("dirs", ()):
+                if isinstance(grant, dict) and isinstance(grant.get("host"), str):
+                    grant["host"] = folder / grant["host"]
+    return table

@@ -35,6 +35,12 @@ class Usage:
     cached: int
     generated: int
 
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(self.prompt + other.prompt, self.cached + other.cached, self.generated + other.generated)
+
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(self.prompt - other.prompt, self.cached - other.cached, self.generated - other.generated)
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:

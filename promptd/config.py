@@ -199,3 +199,17 @@ def _rooted(table: dict[str, Any], folder: Path) -> dict[str, Any]:
                 if isinstance(grant, dict) and isinstance(grant.get("host"), str):
                     grant["host"] = folder / grant["host"]
     return table
+
+
+def guest_settings(name: str, file: Path, base: GuestSettings) -> GuestSettings:
+    """Return `base` for a guest `name` in `file`; raises InvalidArgument when it cannot be called that."""
+    if not re.match(NAME_PATTERN, name):
+        raise InvalidArgument(f"{name!r} cannot be a guest's name: letters, digits, '.', '_' and '-' only, at most 80")
+    return base.model_copy(update={"file": file})
+
+
+def guest_limits(**texts: str | None) -> dict[str, Any]:
+    """Return the limits among `texts` (as typed on the command line) as values of `GuestLimits`; None is left out."""
+    given = {key: text for key, text in texts.items() if text is not None}
+    limits = _validated(GuestLimits, given, "the command line")
+    return {key: getattr(limits, key) for key in given}

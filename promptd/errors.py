@@ -11,6 +11,9 @@ from dataclasses import dataclass
 class PromptdError(Exception):
     """Base of all errors promptd raises on purpose; `str(error)` is one sentence for a person."""
 
+    exit_code = 1
+    """What a command that ends with this error exits with."""
+
 
 class InvalidArgument(PromptdError):
     """An argument is outside what the called function accepts."""

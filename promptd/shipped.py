@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from promptd.errors import NotFound
+
 _PACKAGE = Path(__file__).parent
 
 
 def shipped(name: str) -> Path:
-    """Return the path of a shipped file, e.g. `models/catalog.toml`; FileNotFoundError when it is missing."""
+    """Return the path of a shipped file, e.g. `models/catalog.toml`; NotFound when it is missing."""
     for root in (_PACKAGE / "shipped", _PACKAGE.parent):
         if (path := root / name).exists():
             return path
-    raise FileNotFoundError(f"this installation of promptd lacks {name}")
+    raise NotFound(f"this installation of promptd lacks {name}; install promptd again")

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from promptd.chat import ChatOptions, Completion, Message
+from promptd.errors import PromptdError
 from promptd.tensor import NamedTensor
+
+ReplySink = Callable[[str | Completion | PromptdError], None]
+"""What a subscriber of a reply is: see `Reply.subscribe`."""
 
 
 class Reply(Protocol):
     """A reply in the making. Iterating yields pieces of whole characters as they come, and ends or raises with it."""
 
     def __iter__(self) -> Iterator[str]: ...
+
+    def subscribe(self, sink: ReplySink) -> None:
+        """Instead of iterating: give `sink` each piece, those there already first, then one Completion or PromptdError.
+
+        `sink` is called on a thread of the backend's, or within `subscribe`, and has to return at once.
+        """
 
     def result(self) -> Completion:
         """Wait for the end and return the whole reply; raises the PromptdError that ended it."""

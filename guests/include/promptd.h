@@ -69,5 +69,5 @@ void tokens_count(const char *graph, size_t graph_length, const char *text, size
 // Of a handler: what it streams on, and how its `respond` is exported.
 PROMPTD("output", "write") void output_write(const char *text, size_t length);
 
-typedef struct { bool failed; union { string reply; string error; }; } handler_result;
+typedef struct { bool failed; union { string reply; chat_error error; }; } handler_result;
 #define EXPORT_RESPOND EXPORT("promptd:prompt/handler@0.1.0#respond")

@@ -12,7 +12,7 @@ static const chat_message PERSONA = {
 };
 
 static handler_result fail(chat_error error) {
-  return (handler_result){.failed = true, .error = error.sentence};
+  return (handler_result){.failed = true, .error = error};
 }
 
 // Streams the reply on to the client as it comes, and returns it.
@@ -34,7 +34,7 @@ static handler_result answer(chat_session session, const chat_message *messages,
 
 EXPORT_RESPOND handler_result *respond(chat_message *messages, size_t count) {
   static handler_result result;
-  free(result.reply.data);  // the last call's
+  free(result.failed ? result.error.sentence.data : result.reply.data);  // the last call's
 
   chat_session_result opened;
   chat_open(&(chat_open_parameters){.graph = STRING("chat")}, &opened);

@@ -1,0 +1,168 @@
+"""The ggml backend: graphs that are GGUF models, executed by llama.cpp in the engine's worker process.
+
+Here a graph's settings meet a conversation's options; graphs that load the same file in the same way share one engine.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from promptd.chat import ChatOptions, Message
+from promptd.config import EngineSettings, GraphSettings
+from promptd.engine import Conversation, Engine, EngineInfo, EngineStats, Reply, Sampling
+from promptd.errors import InvalidArgument, UnsupportedOperation
+
+_OPTIONS = tuple(field.name for field in fields(ChatOptions))
+
+EngineKey = tuple[Path, str, int | None, EngineSettings]
+"""What decides how a model is loaded: file, target, context, and the worker's settings."""
+
+
+class GgmlPrompt:
+    """One conversation of a guest with the graph's model."""
+
+    def __init__(self, conversation: Conversation, settings: GraphSettings, options: ChatOptions) -> None:
+        self._conversation = conversation
+        self._settings = settings
+        self._options = options
+
+    def send(
+        self,
+        messages: Sequence[Message],
+        options: ChatOptions = ChatOptions(),
+        *,
+        deadline: float | None = None,
+    ) -> Reply:
+        """Append `messages` and start the reply; see PromptContext."""
+        sampling = sampling_of(self._settings, self._options, options)
+        return self._conversation.send(messages, sampling, deadline=deadline)
+
+    def fork(self) -> GgmlPrompt:
+        """Return a second conversation with the same past, which costs no prefill."""
+        return GgmlPrompt(self._conversation.fork(), self._settings, self._options)
+
+    def rewind(self, turns: int) -> None:
+        """Forget the last `turns` turns."""
+        self._conversation.rewind(turns)
+
+    def close(self) -> None:
+        """Free what the conversation holds."""
+        self._conversation.close()
+
+
+class GgmlGraph:
+    """A GGUF model with the settings of one graph."""
+
+    def __init__(self, path: Path, settings: GraphSettings, engine: EngineSettings) -> None:
+        """Load the model, or take it from a graph that has it loaded; raises what Engine raises."""
+        self._settings = settings
+        self._key: EngineKey = (path.resolve(), settings.target, settings.context, engine)
+        self._engine = _ENGINES.acquire(self._key, path)
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @property
+    def info(self) -> EngineInfo:
+        """What the model is, and how it runs."""
+        return self._engine.info
+
+    def stats(self) -> EngineStats:
+        """Return the counters of the engine, which other graphs of the same model share."""
+        return self._engine.stats()
+
+    def prompt_context(self, guest: str, options: ChatOptions = ChatOptions()) -> GgmlPrompt:
+        """Open a conversation for `guest`; `options` hold for all its turns. InvalidArgument for options out of
+        range.
+        """
+        settings = self._settings
+        sampling_of(settings, options)
+        conversation = self._engine.conversation(
+            guest, template=settings.template, system=settings.system, overflow=settings.overflow
+        )
+        return GgmlPrompt(conversation, settings, options)
+
+    def execution_context(self, guest: str) -> Any:
+        """GGUF models take no tensors yet."""
+        raise UnsupportedOperation("a GGUF graph takes prompts, not tensors; use the prompt interface")
+
+    def count_tokens(self, text: str) -> int:
+        """Return how many tokens `text` is, special tokens not parsed."""
+        return self._engine.count_tokens(text)
+
+    def close(self) -> None:
+        """Unload the model, unless another graph uses it. Idempotent."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        _ENGINES.release(self._key)
+
+
+def sampling_of(settings: GraphSettings, *options: ChatOptions) -> Sampling:
+    """Return how a reply is sampled: the last of `options` that says something goes first, then the graph's settings.
+
+    Raises InvalidArgument for a value out of range.
+    """
+    chosen = {name: value for choice in options for name in _OPTIONS if (value := getattr(choice, name)) is not None}
+    if not chosen:
+        return Sampling(**{name: getattr(settings, name) for name in _OPTIONS})
+    try:
+        checked = GraphSettings.model_validate({"model": settings.model, **chosen})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InvalidArgument(f"{first['loc'][0]}: {first['msg']}, got {first['input']!r}") from error
+    return Sampling(**{name: getattr(checked if name in chosen else settings, name) for name in _OPTIONS})
+
+
+@dataclass(slots=True)
+class _Shared:
+    """A loaded engine, or one that is being loaded, and how many graphs hold it."""
+
+    lock: threading.Lock
+    engine: Engine | None = None
+    holders: int = 0
+
+
+class _Engines:
+    """The engines of this process: each model is loaded once, however many graphs ask, and unloaded with the last
+    of them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._shared: dict[EngineKey, _Shared] = {}
+
+    def acquire(self, key: EngineKey, path: Path) -> Engine:
+        """Return the engine for `key`, loading it from `path`, a name of the same file, if nobody has."""
+        with self._lock:
+            shared = self._shared.setdefault(key, _Shared(threading.Lock()))
+            shared.holders += 1
+        try:
+            with shared.lock:
+                if shared.engine is None:
+                    _, target, context, settings = key
+                    shared.engine = Engine(path, settings, target=target, context=context)  # type: ignore[arg-type]
+                return shared.engine
+        except BaseException:
+            self.release(key)
+            raise
+
+    def release(self, key: EngineKey) -> None:
+        """Give the engine back; the last to do so closes it."""
+        with self._lock:
+            shared = self._shared[key]
+            shared.holders -= 1
+            if shared.holders:
+                return
+            del self._shared[key]
+        if shared.engine is not None:
+            shared.engine.close()
+
+
+_ENGINES = _Engines()

@@ -1,0 +1,268 @@
+"""The engine in the parent process: conversations with one model, whose worker may die without taking a
+conversation along.
+
+Every conversation's transcript is kept here as well as in the worker. When the worker dies, the calls in flight
+fail, the next call starts a new worker, and each conversation is given to it with its transcript at its next turn.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from promptd.chat import Message
+from promptd.config import EngineSettings
+from promptd.engine.conversation import Conversation
+from promptd.engine.link import Link
+from promptd.engine.messages import (
+    Accepted,
+    Close,
+    Command,
+    Count,
+    Counted,
+    Ended,
+    EngineInfo,
+    EngineStats,
+    Event,
+    Failed,
+    Pieces,
+    ReadStats,
+    Start,
+    StatsRead,
+)
+from promptd.engine.transcript import Transcript
+from promptd.errors import PromptdError, RuntimeFailure, TooLarge
+
+CRASH_WINDOW_S = 30.0
+MAX_CRASHES = 3
+"""After this many crashes within CRASH_WINDOW_S the worker is not started again until the oldest is further back."""
+BACK_OFF_S = (0.0, 0.5, 2.0)
+"""Pause before a start, by crashes within the window."""
+
+MAX_COUNT_CHARACTERS = 1024**2
+"""The worker tokenises some megabytes a second, and nobody's reply goes on meanwhile."""
+
+_DEFAULTS = EngineSettings()
+
+Notice = Event | str | PromptdError
+"""What a call hears: events about it, pieces of its text, or that the worker is gone."""
+Handler = Callable[[Notice], None]
+
+
+class Engine:
+    """One GGUF model in one worker process. All methods may be called from any thread."""
+
+    def __init__(
+        self,
+        path: Path,
+        settings: EngineSettings = _DEFAULTS,
+        *,
+        target: Literal["cpu", "gpu", "auto"] = "auto",
+        context: int | None = None,
+    ) -> None:
+        """Start the worker and wait until the model is loaded.
+
+        `context` is how many tokens one conversation can hold; None is the model's own limit, or the KV cache if
+        that is smaller. Raises NotFound, InvalidEncoding, UnsupportedOperation or RuntimeFailure with llama.cpp's
+        cause.
+        """
+        self.path = path
+        self._start = Start(
+            path=str(path.absolute()),
+            target=target,
+            context=context,
+            kv_tokens=settings.kv_tokens,
+            max_sequences=settings.max_sequences,
+            step_tokens=settings.step_tokens,
+            threads=settings.threads,
+            queue=settings.queue,
+        )
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+        self._start_lock = threading.Lock()
+        """Held while a worker starts, so that one is started however many call."""
+        self._link: Link | None = None
+        self._handlers: dict[int, tuple[Link, Handler]] = {}
+        self._discarded: deque[tuple[Link, int]] = deque()
+        self._crashes: deque[float] = deque(maxlen=MAX_CRASHES)
+        self._last_cause = ""
+        self._starts = 0
+        self._closed = False
+        self.info: EngineInfo = self._start_worker()
+
+    def conversation(
+        self,
+        guest: str,
+        *,
+        template: Literal["auto", "none"] = "auto",
+        system: str | None = None,
+        overflow: Literal["shift", "error"] | None = None,
+    ) -> Conversation:
+        """Open a conversation for `guest`, which begins with the `system` message if there is one."""
+        raw = template == "none" or not self.info.has_template
+        return Conversation(
+            self,
+            guest,
+            "none" if raw else "auto",
+            overflow or ("error" if raw else "shift"),
+            Transcript(system=() if system is None else (Message("system", system),), opened=time.time()),
+        )
+
+    def count_tokens(self, text: str) -> int:
+        """Return how many tokens `text` is, special tokens not parsed and none added; TooLarge for a very long one."""
+        if len(text) > MAX_COUNT_CHARACTERS:
+            raise TooLarge(f"a text of {len(text)} characters is over the limit of {MAX_COUNT_CHARACTERS} for counting")
+        counted = self._ask(self.link(), lambda call: Count(call, text))
+        return counted.tokens if isinstance(counted, Counted) else 0
+
+    def stats(self) -> EngineStats:
+        """Return the worker's counters; all zero while none runs."""
+        with self._lock:
+            starts, link = self._starts, self._link
+        if link is None:
+            return EngineStats(worker_starts=starts)
+        try:
+            read = self._ask(link, ReadStats)
+        except RuntimeFailure:  # it has just died
+            return EngineStats(worker_starts=starts)
+        return msgspec.structs.replace(
+            read.stats if isinstance(read, StatsRead) else EngineStats(), worker_starts=starts
+        )
+
+    def close(self) -> None:
+        """End the worker; running calls end with RuntimeFailure. Idempotent."""
+        with self._lock:
+            self._closed = True
+            link = self._link
+        if link is not None:
+            link.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def number(self) -> int:
+        """Return a number for a conversation or a call."""
+        return next(self._numbers)
+
+    def link(self) -> Link:
+        """Return the link to a live worker, starting one if need be; raises RuntimeFailure when that is refused or
+        fails.
+        """
+        with self._start_lock:
+            with self._lock:
+                link = self._link
+            if link is None:
+                self._start_worker()
+                with self._lock:
+                    link = self._link
+        if link is None:
+            raise RuntimeFailure(f"the model's worker process {self._last_cause} as soon as it was started")
+        return link
+
+    def call(self, link: Link, call: int, handler: Handler) -> None:
+        """Let `handler` be told of everything about `call` until it ends."""
+        while self._discarded:
+            discarded_in, conversation = self._discarded.popleft()
+            discarded_in.send(Close(conversation))
+        with self._lock:
+            if link.alive:
+                self._handlers[call] = (link, handler)
+                return
+        handler(self._lost(link))
+
+    def forget(self, call: int) -> None:
+        """Tell the handler of `call` nothing more."""
+        with self._lock:
+            self._handlers.pop(call, None)
+
+    def discard(self, link: Link, conversation: int) -> None:
+        """Close a conversation that was garbage-collected, soon: its collector may hold any lock."""
+        self._discarded.append((link, conversation))
+
+    def _start_worker(self) -> EngineInfo:
+        """Start a worker, unless too many crashed lately."""
+        with self._lock:
+            self._check_open()
+            now = time.monotonic()
+            recent = [crash for crash in self._crashes if now - crash < CRASH_WINDOW_S]
+        if len(recent) >= MAX_CRASHES:
+            raise RuntimeFailure(
+                f"the model's worker process crashed {len(recent)} times within {CRASH_WINDOW_S:g} s,"
+                f" and {self._last_cause} at last;"
+                f" it is started again in {recent[0] + CRASH_WINDOW_S - now:.0f} s at the earliest"
+            )
+        time.sleep(BACK_OFF_S[len(recent)])
+        link = Link(self._start, self._on_event, self._on_end)
+        with self._lock:
+            self._check_open()
+            self._link = link
+            self._starts += 1
+        return link.open()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeFailure("the model is closed")
+
+    def _ask(self, link: Link, query: Callable[[int], Command]) -> Event:
+        """Send a query and wait for its answer; raises the PromptdError that came instead."""
+        call = self.number()
+        answer: Future[Event] = Future()
+
+        def on_notice(notice: Notice) -> None:
+            if isinstance(notice, PromptdError):
+                answer.set_exception(notice)
+            elif not isinstance(notice, str):
+                answer.set_result(notice)
+
+        self.call(link, call, on_notice)
+        link.send(query(call))
+        return answer.result()
+
+    def _on_event(self, event: Event) -> None:
+        """Pass an event to the handler of its call, on the reader thread."""
+        match event:
+            case Pieces(pieces=pieces):
+                for call, text in pieces:
+                    self._tell(call, text)
+            case Accepted():
+                self._tell(event.call, event)
+            case Ended() | Failed() | Counted() | StatsRead():
+                self._tell(event.call, event, last=True)
+
+    def _tell(self, call: int, notice: Notice, *, last: bool = False) -> None:
+        with self._lock:
+            entry = self._handlers.pop(call, None) if last else self._handlers.get(call)
+        if entry is not None:
+            entry[1](notice)
+
+    def _on_end(self, link: Link) -> None:
+        """The worker is gone: tell everyone who waits for it."""
+        with self._lock:
+            link.alive = False
+            if self._link is link:
+                self._link = None
+            if not self._closed:
+                self._crashes.append(time.monotonic())
+                self._last_cause = link.cause
+            lost = [call for call, (owner, _) in self._handlers.items() if owner is link]
+            handlers = [self._handlers.pop(call)[1] for call in lost]
+        for handler in handlers:
+            handler(self._lost(link))
+
+    def _lost(self, link: Link) -> RuntimeFailure:
+        if self._closed:
+            return RuntimeFailure("the model was closed")
+        return RuntimeFailure(
+            f"the model's worker process {link.cause}; the conversation is as it was before, and can go on"
+        )

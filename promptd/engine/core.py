@@ -1,0 +1,296 @@
+"""What the worker process does, without the process: conversations and the model; commands go in, events come out."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from array import array
+from dataclasses import dataclass
+from typing import Literal
+
+from promptd.chat import StopReason
+from promptd.engine import llama
+from promptd.engine.generation import Generation
+from promptd.engine.kvcache import KVCache
+from promptd.engine.loading import Loaded
+from promptd.engine.messages import (
+    Accepted,
+    Cancel,
+    Close,
+    Command,
+    Count,
+    Counted,
+    Ended,
+    EngineStats,
+    Event,
+    Failed,
+    Fork,
+    Open,
+    Pieces,
+    ReadStats,
+    Rewind,
+    Send,
+    StatsRead,
+)
+from promptd.engine.prompts import PromptBuilder
+from promptd.engine.sampling import sampler_chain
+from promptd.engine.scheduler import Scheduler
+from promptd.engine.sequence import Sequence
+from promptd.engine.template import ChatTemplate, JinjaTemplate, RawTemplate
+from promptd.engine.tokenizer import Fragment, Tokenizer
+from promptd.engine.transcript import Transcript, common_prefix
+from promptd.errors import InvalidArgument, PromptdError, RuntimeFailure, TimedOut, code_of
+
+
+@dataclass(slots=True)
+class _Dialogue:
+    """One conversation in the worker: its past as text and tokens, and the reply being made."""
+
+    template: Literal["auto", "none"]
+    overflow: Literal["shift", "error"]
+    transcript: Transcript
+    sequence: Sequence
+    rendered: list[Fragment] | None = None
+    """Fragments of the last prompt; None when that is not at hand, and must be rendered again."""
+    generation: Generation | None = None
+
+
+class Core:
+    """A loaded model, its conversations, and the scheduler that steps them."""
+
+    def __init__(self, loaded: Loaded, *, step_tokens: int, max_sequences: int, queue: int) -> None:
+        self.loaded = loaded
+        self._kv = KVCache(loaded.context, loaded.context.cells, max_sequences)
+        self._scheduler = Scheduler(self._kv, step_tokens, queue)
+        self._batch = llama.Batch(step_tokens)
+        self._tokenizer = Tokenizer(loaded.model.vocabulary)
+        self._builders: dict[str, PromptBuilder] = {}
+        self._dialogues: dict[int, _Dialogue] = {}
+        self._calls: dict[int, _Dialogue] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is a step to make."""
+        return bool(self._scheduler.running or self._scheduler.waiting)
+
+    def handle(self, command: Command) -> list[Event]:
+        """Do what the parent asks."""
+        match command:
+            case Open():
+                sequence = Sequence(command.guest, command.transcript.history())
+                self._dialogues[command.conversation] = _Dialogue(
+                    command.template, command.overflow, command.transcript, sequence
+                )
+            case Send():
+                try:
+                    self._send(command)
+                except PromptdError as error:
+                    return [_failure(command.call, error)]
+                return [Accepted(command.call)]
+            case Cancel():
+                if dialogue := self._calls.get(command.call):
+                    return [self._end(dialogue, StopReason.CANCELLED)]
+            case Fork():
+                if dialogue := self._dialogues.get(command.conversation):
+                    self._fork(dialogue, command.copy)
+            case Rewind():
+                if dialogue := self._dialogues.get(command.conversation):
+                    self._rewind(dialogue, command.turns)
+            case Close():
+                return self._close(command.conversation)
+            case Count():
+                return [Counted(command.call, self._tokenizer.count(command.text))]
+            case ReadStats():
+                return [StatsRead(command.call, self._stats())]
+        return []
+
+    def step(self) -> list[Event]:
+        """Decode one batch and sample from it."""
+        events: list[Event] = [
+            self._fail(generation, TimedOut("the deadline passed before the reply was complete"))
+            for generation in self._scheduler.expired(time.monotonic())
+        ]
+        work = self._scheduler.schedule()
+        if not work:
+            return events
+        self._batch.clear()
+        outputs = []
+        for item in work:
+            sequence = item.generation.sequence
+            assert sequence.slot is not None
+            tokens = sequence.tokens[item.start : item.start + item.count]
+            index = self._batch.add(tokens, item.start, sequence.slot, output=item.output)
+            if item.output:
+                outputs.append((item.generation, index))
+        try:
+            self.loaded.context.decode(self._batch)
+        except llama.LlamaError as error:
+            return events + self._lose(error)
+        pieces = []
+        ended = []
+        vocabulary = self.loaded.model.vocabulary
+        for generation, index in outputs:
+            token = generation.sampler.sample(self.loaded.context, index)
+            self._scheduler.sampled(generation)
+            text, reason = generation.advance(token, vocabulary.piece(token), is_end=vocabulary.is_end(token))
+            if text:
+                pieces.append((generation.call, text))
+            if reason:
+                ended.append((generation, reason))
+        if pieces:
+            events.append(Pieces(tuple(pieces)))
+        events += [self._end(self._calls[generation.call], reason) for generation, reason in ended]
+        return events
+
+    def _send(self, command: Send) -> None:
+        dialogue = self._dialogues.get(command.conversation)
+        if dialogue is None:  # another thread has closed it meanwhile
+            raise InvalidArgument("the conversation is closed")
+        if command.deadline is not None and time.monotonic() >= command.deadline:
+            raise TimedOut("the deadline passed before the reply began")
+        prompt = self._builder(dialogue.template).build(
+            dialogue.transcript,
+            dialogue.transcript.history(),
+            dialogue.rendered,
+            command.messages,
+            overflow=dialogue.overflow,
+            max_tokens=command.sampling.max_tokens,
+        )
+        try:
+            sampler = sampler_chain(command.sampling, self.loaded.model.vocabulary.size, prompt.tokens)
+        except llama.LlamaError as error:
+            raise InvalidArgument(str(error)) from error
+        generation = Generation(
+            command.call,
+            dialogue.sequence,
+            prompt,
+            command.sampling,
+            sampler,
+            context=self.loaded.info.context,
+            deadline=command.deadline,
+        )
+        self._scheduler.submit(generation)
+        dialogue.generation = generation
+        self._calls[command.call] = dialogue
+
+    def _end(self, dialogue: _Dialogue, reason: StopReason) -> Ended:
+        """End a reply; its turn is remembered, unless it was cancelled."""
+        generation = self._detach(dialogue)
+        if reason is StopReason.CANCELLED:
+            self._settle(dialogue)
+            return Ended(generation.call, reason, generation.usage, None, 0)
+        turn, prompt = generation.turn(), generation.prompt
+        dialogue.transcript.commit(turn, prompt.dropped)
+        dialogue.rendered = prompt.fragments
+        self._settle(dialogue)
+        self._scheduler.counters.turns += 1
+        return Ended(generation.call, reason, generation.usage, turn, prompt.dropped)
+
+    def _fail(self, generation: Generation, error: PromptdError) -> Failed:
+        """End a reply with an error, and forget it."""
+        dialogue = self._calls[generation.call]
+        self._detach(dialogue)
+        self._settle(dialogue)
+        return _failure(generation.call, error)
+
+    def _lose(self, error: llama.LlamaError) -> list[Event]:
+        """After a step that failed, fail all running replies: the cache may hold anything now. It is refilled as
+        turns need it.
+        """
+        events: list[Event] = [
+            self._fail(generation, RuntimeFailure(f"llama.cpp failed in the middle of the reply: {error}"))
+            for generation in list(self._scheduler.running)
+        ]
+        self._kv.clear([dialogue.sequence for dialogue in self._dialogues.values()])
+        return events
+
+    def _detach(self, dialogue: _Dialogue) -> Generation:
+        generation = dialogue.generation
+        assert generation is not None
+        dialogue.generation = None
+        del self._calls[generation.call]
+        self._scheduler.remove(generation)
+        return generation
+
+    def _settle(self, dialogue: _Dialogue) -> None:
+        """Make the sequence what the transcript says: cells of tokens that are not in it are freed."""
+        sequence = dialogue.sequence
+        history = dialogue.transcript.history()
+        computed: array[int] = sequence.tokens[: sequence.computed]
+        self._kv.truncate(sequence, common_prefix(computed, history))
+        sequence.tokens = history
+
+    def _fork(self, source: _Dialogue, copy: int) -> None:
+        sequence = Sequence(source.sequence.guest, source.sequence.tokens[:])
+        self._dialogues[copy] = _Dialogue(
+            source.template, source.overflow, source.transcript.fork(), sequence, source.rendered
+        )
+        self._kv.share(source.sequence, sequence)
+
+    def _rewind(self, dialogue: _Dialogue, turns: int) -> None:
+        dialogue.transcript.rewind(turns)
+        dialogue.rendered = None
+        self._settle(dialogue)
+
+    def _close(self, conversation: int) -> list[Event]:
+        dialogue = self._dialogues.pop(conversation, None)
+        if dialogue is None:
+            return []
+        events: list[Event] = [self._end(dialogue, StopReason.CANCELLED)] if dialogue.generation else []
+        self._kv.release(dialogue.sequence)
+        return events
+
+    def _builder(self, template: Literal["auto", "none"]) -> PromptBuilder:
+        """Return the prompt builder for a graph's template setting; raises RuntimeFailure for a model whose
+        template is broken.
+        """
+        if template not in self._builders:
+            model = self.loaded.model
+            vocabulary = model.vocabulary
+            chat: ChatTemplate = RawTemplate()
+            if template == "auto" and model.template is not None:
+                variables = {
+                    "bos_token": vocabulary.text(vocabulary.bos),
+                    "eos_token": vocabulary.text(vocabulary.eos),
+                }
+                chat = JinjaTemplate(model.template, variables)
+            self._builders[template] = PromptBuilder(self._tokenizer, chat, self.loaded.info.context)
+        return self._builders[template]
+
+    def _stats(self) -> EngineStats:
+        counters, scheduler, kv, info = self._scheduler.counters, self._scheduler, self._kv, self.loaded.info
+        return EngineStats(
+            worker_pid=os.getpid(),
+            rss=_resident_bytes(),
+            prompt_tokens=counters.prompt_tokens,
+            cached_tokens=counters.cached_tokens,
+            generated_tokens=counters.generated_tokens,
+            steps=counters.steps,
+            batch_width_sum=sum(width * steps for width, steps in counters.widths.items()),
+            batch_widths=dict(counters.widths),
+            turns=counters.turns,
+            evictions=kv.evictions,
+            preemptions=counters.preemptions,
+            queue=len(scheduler.waiting),
+            running=len(scheduler.running),
+            resident=kv.resident,
+            sequences=len(self._dialogues),
+            kv_used=kv.used,
+            kv_total=kv.total,
+            kv_bytes=info.kv_bytes,
+            model_bytes=info.model_bytes,
+        )
+
+
+def _failure(call: int, error: PromptdError) -> Failed:
+    return Failed(call, code_of(error).name, str(error))
+
+
+def _resident_bytes() -> int:
+    """Return this process's resident bytes; where /proc is missing (macOS), the most it ever had."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - read in every stats call
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

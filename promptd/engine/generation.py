@@ -1,0 +1,65 @@
+"""One reply being made: its prompt, its sampler, its text so far, and when it ends."""
+
+from __future__ import annotations
+
+from promptd.chat import StopReason, Usage
+from promptd.engine.llama import SamplerChain
+from promptd.engine.messages import Sampling
+from promptd.engine.prompts import Prompt
+from promptd.engine.sequence import Sequence
+from promptd.engine.textstream import TextStream
+from promptd.engine.transcript import Turn
+
+
+class Generation:
+    """A turn from its acceptance to its end. Its tokens are appended to the sequence's."""
+
+    def __init__(
+        self,
+        call: int,
+        sequence: Sequence,
+        prompt: Prompt,
+        sampling: Sampling,
+        sampler: SamplerChain,
+        *,
+        context: int,
+        deadline: float | None,
+    ) -> None:
+        self.call = call
+        self.sequence = sequence
+        self.prompt = prompt
+        self.sampler = sampler
+        self.deadline = deadline
+        self.cached: int | None = None
+        """Prompt tokens that were in the KV cache; None until the turn is first scheduled."""
+        self._stream = TextStream(sampling.stop)
+        self._max_tokens = sampling.max_tokens
+        self._context = context
+        self._generated = 0
+
+    def advance(self, token: int, piece: bytes, *, is_end: bool) -> tuple[str, StopReason | None]:
+        """Take the sampled `token`; return the text it adds, and why the reply ends if it does."""
+        self._generated += 1
+        if is_end:
+            return self._stream.finish(), StopReason.END_OF_TURN
+        self.sequence.tokens.append(token)
+        text = self._stream.feed(piece)
+        if self._stream.stopped:
+            return text, StopReason.STOP_SEQUENCE
+        if self._generated == self._max_tokens:
+            return text + self._stream.finish(), StopReason.MAX_TOKENS
+        if len(self.sequence.tokens) >= self._context:
+            return text + self._stream.finish(), StopReason.CONTEXT_FULL
+        return text, None
+
+    @property
+    def usage(self) -> Usage:
+        """What the reply has cost so far."""
+        return Usage(prompt=len(self.prompt.tokens), cached=self.cached or 0, generated=self._generated)
+
+    def turn(self) -> Turn:
+        """Return the turn as the conversation is to remember it: tokens of a stop string are not part of it."""
+        prompt = len(self.prompt.tokens)
+        reply, exact = self._stream.tokens_within(len(self.sequence.tokens) - prompt)
+        tokens = self.sequence.tokens[self.prompt.kept : prompt + reply].tobytes()
+        return Turn(self.prompt.messages, self._stream.text, self.prompt.kept, tokens, exact)

@@ -1,0 +1,197 @@
+"""One life of a worker process as the parent sees it: started, spoken to, and cleared away by a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from promptd.engine.messages import (
+    Channel,
+    Command,
+    EngineInfo,
+    Event,
+    LoadFailed,
+    ProtocolError,
+    Ready,
+    Start,
+)
+from promptd.errors import BY_NAME, RuntimeFailure
+
+EXIT_SECONDS = 1.0
+"""How long a worker whose socket was closed may finish its step before it is killed."""
+
+SPIN_COUNT = "1000"
+"""How long an OpenMP thread of llama.cpp spins at a barrier before it sleeps (GOMP_SPINCOUNT, read when libgomp
+loads).
+
+The default spins for milliseconds. On cores that guests and HTTP threads also use that is a collapse: with two busy
+neighbours on two cores SmolLM2 decoded 5 tokens/s by default, 59 with 1000, for a fifth less when the machine is
+quiet and one sequence runs, and for nothing at eight sequences.
+"""
+
+_INHERITED = (
+    "PATH",
+    "HOME",
+    "TMPDIR",
+    "LANG",
+    "LC_ALL",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+    "PYTHONPATH",
+    "VIRTUAL_ENV",
+)
+_INHERITED_PREFIXES = ("GGML_", "LLAMA_CPP_", "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "OMP_", "GOMP_")
+"""What llama.cpp and its backends read; tokens and other secrets of the parent stay with the parent."""
+
+_STDERR_TAIL_BYTES = 4096
+
+_log = logging.getLogger(__name__)
+
+_BOOT = (
+    "import sys; sys.path.append(sys.argv[2]); from promptd.engine.worker import main; sys.exit(main(int(sys.argv[1])))"
+)
+"""Not `python -m`, which would import from the current directory first, and not need promptd to be installed."""
+_PACKAGE_ROOT = str(Path(__file__).parents[2])
+
+
+class Link:
+    """A worker process, from start to end. `on_event` and `on_end` are called on the thread that reads from it.
+
+    That thread also starts the process, since Linux's parent-death signal goes by the thread.
+    """
+
+    def __init__(self, start: Start, on_event: Callable[[Event], None], on_end: Callable[[Link], None]) -> None:
+        self._name = Path(start.path).name
+        self._on_event = on_event
+        self._on_end = on_end
+        self._socket, self._far_socket = socket.socketpair()
+        self._channel: Channel[Event] = Channel(self._socket, Event)  # type: ignore[arg-type]
+        self._channel.send(start)  # the socket holds it until the worker reads, and nothing can come before it
+        self._send_lock = threading.Lock()
+        self._loaded = threading.Event()
+        self._outcome: EngineInfo | Exception | None = None
+        self._thread = threading.Thread(target=self._live, name="promptd-engine", daemon=True)
+        self.alive = True
+        """False once its end is being told: a call made after that would wait for ever."""
+        self.cause = "could not be started"
+        """Why the process ended, as the rest of a sentence about it."""
+
+    def open(self) -> EngineInfo:
+        """Start the worker and wait until its model is loaded; raises a PromptdError that says why it is not."""
+        self._thread.start()
+        self._loaded.wait()
+        if isinstance(self._outcome, EngineInfo):
+            return self._outcome
+        self._thread.join()
+        if self._outcome is not None:
+            raise self._outcome
+        raise RuntimeFailure(f"the model's worker process {self.cause} while it loaded {self._name}")
+
+    def send(self, command: Command) -> None:
+        """Send; silently nothing when the worker is gone, since `on_end` tells everyone of that."""
+        with suppress(OSError), self._send_lock:
+            self._channel.send(command)
+
+    def close(self) -> None:
+        """End the worker and wait for its end."""
+        self._hang_up()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _hang_up(self) -> None:
+        with suppress(OSError):  # already closed
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def _live(self) -> None:
+        try:
+            with tempfile.TemporaryFile() as stderr:
+                process = self._spawn(stderr.fileno())
+                try:
+                    self._read()
+                finally:
+                    self._hang_up()
+                    self.cause = _cause(_reap(process), _tail(stderr))
+        except OSError as error:
+            self.cause = f"could not be started: {error.strerror}"
+        finally:
+            self._socket.close()
+            self._on_end(self)
+            self._loaded.set()
+
+    def _read(self) -> None:
+        """Pass events on until the worker ends or says something that is no event."""
+        try:
+            while True:
+                event = self._channel.receive()
+                match event:
+                    case Ready(info=info):
+                        self._outcome = info
+                        self._loaded.set()
+                    case LoadFailed(code=code, sentence=text):
+                        self._outcome = BY_NAME.get(code, RuntimeFailure)(text)
+                    case None:
+                        pass
+                    case _:
+                        self._on_event(event)
+        except (EOFError, OSError):
+            pass
+        except ProtocolError:
+            _log.exception("a worker process sent what is no message, and is ended")
+
+    def _spawn(self, stderr: int) -> subprocess.Popen[bytes]:
+        descriptor = self._far_socket.fileno()
+        with self._far_socket:
+            return subprocess.Popen(
+                [sys.executable, "-P", "-c", _BOOT, str(descriptor), _PACKAGE_ROOT, f"promptd worker: {self._name}"],
+                pass_fds=[descriptor],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                env=worker_environment(os.environ),
+                process_group=0,
+            )
+
+
+def worker_environment(parent: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a worker whose parent has `parent`."""
+    kept = {name: value for name, value in parent.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)}
+    return {"GOMP_SPINCOUNT": SPIN_COUNT, "GGML_NO_BACKTRACE": "1", **kept}
+
+
+def _reap(process: subprocess.Popen[bytes]) -> int:
+    """Wait for the process, killing it if it takes long; return its exit status, or minus the signal."""
+    try:
+        return process.wait(EXIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def _tail(stderr: object) -> str:
+    """Return the last line the process wrote to standard error."""
+    file: tempfile._TemporaryFileWrapper[bytes] = stderr  # type: ignore[assignment]
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _STDERR_TAIL_BYTES))
+    lines = file.read().decode("utf-8", "replace").strip().splitlines()
+    return lines[-1][:300] if lines else ""
+
+
+def _cause(status: int, last_words: str) -> str:
+    """Return how the process ended, as the rest of a sentence about it."""
+    said = f" ({last_words})" if last_words else ""
+    if status < 0:
+        try:
+            name = signal.Signals(-status).name
+        except ValueError:
+            name = f"signal {-status}"
+        return f"was killed by {name}{said}"
+    return f"ended with status {status}{said}"

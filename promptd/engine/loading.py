@@ -1,0 +1,159 @@
+"""Loads a model in the worker: chooses offload, threads and the size of the KV cache, and says what came out of it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from promptd.engine import llama
+from promptd.engine.messages import EngineInfo, Start
+from promptd.errors import InvalidEncoding, NotFound, RuntimeFailure, UnsupportedOperation
+
+GGUF_MAGIC = b"GGUF"
+DEFAULT_CELLS = 16_384
+"""KV cells when nobody says: four conversations of 4,096 tokens; llama.cpp touches every page of it at start-up, so
+more costs time.
+"""
+KV_MEMORY_SHARE = 4
+"""Unless told otherwise the KV cache takes at most one part in this many of the memory that is available."""
+MIN_CELLS = 512
+CELL_STEP = 256
+"""llama.cpp rounds the cache up to this many cells (llama-context.cpp)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model that is ready to step."""
+
+    model: llama.Model
+    context: llama.Context
+    info: EngineInfo
+
+
+def load(start: Start) -> Loaded:
+    """Load what `start` names; raises NotFound, InvalidEncoding, UnsupportedOperation or RuntimeFailure with
+    llama.cpp's cause.
+    """
+    path = Path(start.path)
+    _check_magic(path)
+    llama.start()
+    offload = start.target != "cpu" and llama.supports_gpu_offload()
+    try:
+        model = llama.Model(path, gpu_layers=llama.ALL_LAYERS if offload else 0)
+    except llama.LlamaError as error:
+        kind = RuntimeFailure if "alloc" in str(error) else InvalidEncoding
+        raise kind(f"llama.cpp cannot load {path.name}: {error}") from error
+    if not model.generates:
+        raise UnsupportedOperation(f"{path.name} ({model.description}) is not a model that continues text")
+    cells = _cells(start, model)
+    threads = start.threads or physical_cores()
+    try:
+        context = llama.Context(
+            model,
+            cells=cells,
+            sequences=start.max_sequences,
+            step_tokens=start.step_tokens,
+            threads=threads,
+            offload=offload,
+        )
+    except llama.LlamaError as error:
+        size = cells * model.kv_cell_bytes // 1024**2
+        raise RuntimeFailure(
+            f"llama.cpp cannot make a KV cache of {cells} tokens ({size} MiB) for {path.name}: {error};"
+            " set a smaller kv-tokens"
+        ) from error
+    return Loaded(model, context, _describe(start, model, context, offload=offload, threads=threads))
+
+
+def _describe(start: Start, model: llama.Model, context: llama.Context, *, offload: bool, threads: int) -> EngineInfo:
+    warnings = []
+    if start.target == "gpu" and not offload:
+        warnings.append(
+            'target = "gpu", but this llama.cpp was built without a GPU backend, or finds no GPU:'
+            " the model runs on the CPU"
+        )
+    room = min(start.context or model.n_ctx_train, context.cells)
+    if start.context and start.context > model.n_ctx_train:
+        warnings.append(
+            f"context = {start.context} is beyond the tokens the model was trained for: {model.n_ctx_train} is used"
+        )
+        room = min(room, model.n_ctx_train)
+    elif start.context and start.context > context.cells:
+        warnings.append(f"context = {start.context} does not fit the KV cache: {context.cells} is used")
+    if model.template is None:
+        warnings.append("the model has no chat template: prompts are continued as raw text")
+    return EngineInfo(
+        architecture=model.metadata("general.architecture") or "unknown",
+        description=model.description,
+        parameters=model.parameters,
+        model_bytes=model.size,
+        n_ctx_train=model.n_ctx_train,
+        n_vocab=model.vocabulary.size,
+        context=room,
+        kv_tokens=context.cells,
+        kv_bytes=context.cells * model.kv_cell_bytes,
+        has_template=model.template is not None,
+        template=model.template,
+        devices=llama.devices(),
+        device="GPU" if offload else "CPU",
+        gpu_offload=llama.supports_gpu_offload(),
+        threads=threads,
+        warnings=tuple(warnings),
+    )
+
+
+def _check_magic(path: Path) -> None:
+    """Refuse what is no GGUF file at all, before llama.cpp sees it."""
+    try:
+        with path.open("rb") as file:
+            magic = file.read(len(GGUF_MAGIC))
+    except FileNotFoundError as error:
+        raise NotFound(f"there is no model file {path}") from error
+    except OSError as error:
+        raise RuntimeFailure(f"cannot read model file {path}: {error.strerror}") from error
+    if magic != GGUF_MAGIC:
+        raise InvalidEncoding(f"{path.name} is not a GGUF file: it does not begin with the letters GGUF")
+
+
+def _cells(start: Start, model: llama.Model) -> int:
+    """Return how many cells to ask for: what the operator says, else what the graph's context needs and memory
+    allows.
+    """
+    if start.kv_tokens is not None:
+        return start.kv_tokens
+    wanted = max(DEFAULT_CELLS, min(start.context or 0, model.n_ctx_train))
+    affordable = available_memory() // KV_MEMORY_SHARE // max(1, model.kv_cell_bytes)
+    return max(MIN_CELLS, -(min(wanted, affordable) // -CELL_STEP) * CELL_STEP)
+
+
+def available_memory() -> int:
+    """Return bytes that could be used without swapping: of the machine, or of the control group if that has less."""
+    try:
+        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        available = int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    try:
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text())
+        available = min(available, limit - int((group / "memory.current").read_text()))
+    except (OSError, ValueError):  # no control group, or "max"
+        pass
+    return max(0, available)
+
+
+def physical_cores() -> int:
+    """Return the cores this process may use, hyper-threads counted once: llama.cpp gains nothing from the second."""
+    try:
+        allowed = os.sched_getaffinity(0)
+    except AttributeError:  # macOS
+        return os.cpu_count() or 1
+    cores = set()
+    for cpu in allowed:
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        try:
+            cores.add(siblings.read_text().strip())
+        except OSError:
+            cores.add(str(cpu))
+    return max(1, len(cores))

@@ -1,0 +1,159 @@
+"""What to decode for a conversation's next turn: the tokens that continue its past, or a new past that fits the
+context.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from promptd.chat import Message
+from promptd.engine.template import ChatTemplate
+from promptd.engine.tokenizer import Fragment, Tokenizer, choose_marker
+from promptd.engine.transcript import Transcript, common_prefix
+from promptd.errors import InvalidArgument, TooLarge
+
+REPLY_SHARE = 4
+"""Where old turns may be dropped, a prompt leaves one part in this many of the context to the reply."""
+
+MAX_TOKEN_CHARACTERS = 128
+"""Hardly a token is longer, so a text with more than this for each token of the context is refused without being
+tokenised, which would take seconds.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """All tokens before a reply: `tokens[:kept]` are the conversation's history, whose first `dropped` turns are
+    now left out.
+    """
+
+    messages: tuple[Message, ...]
+    tokens: array[int]
+    kept: int
+    dropped: int
+    fragments: list[Fragment]
+
+
+class PromptBuilder:
+    """Renders and tokenises conversations of one model with one template."""
+
+    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate, context: int) -> None:
+        self._tokenizer = tokenizer
+        self._template = template
+        self._context = context
+
+    def build(
+        self,
+        transcript: Transcript,
+        history: array[int],
+        rendered: list[Fragment] | None,
+        messages: tuple[Message, ...],
+        *,
+        overflow: Literal["shift", "error"],
+        max_tokens: int | None,
+    ) -> Prompt:
+        """Return the prompt that adds `messages` to the conversation.
+
+        `history` is the conversation's tokens and `rendered` the fragments of its last prompt, None when they are
+        not known any more. Raises TooLarge when the prompt cannot fit the context, and what the template raises.
+        """
+        size = sum(len(message.content) for message in messages)
+        if size > self._context * MAX_TOKEN_CHARACTERS:
+            raise TooLarge(
+                f"the prompt has {size} characters, far beyond the {self._context} tokens this conversation can hold"
+            )
+        prompt = self._continue(transcript, history, rendered, messages)
+        share = self._context // REPLY_SHARE
+        reserve = share if max_tokens is None else min(share, max_tokens)
+        if overflow == "shift" and len(prompt.tokens) + reserve > self._context:
+            prompt = self._shift(transcript, history, prompt, self._context - share)
+        if len(prompt.tokens) >= self._context:
+            raise TooLarge(
+                f"the conversation is {len(prompt.tokens)} tokens with this prompt,"
+                f" but can hold {self._context} with its reply;"
+                " shorten the prompt, start anew, or give the graph a larger context"
+            )
+        if not prompt.tokens:
+            raise InvalidArgument("the prompt is empty")
+        return prompt
+
+    def _continue(
+        self,
+        transcript: Transcript,
+        history: array[int],
+        rendered: list[Fragment] | None,
+        messages: tuple[Message, ...],
+    ) -> Prompt:
+        """Add `messages` to the whole conversation.
+
+        If its rendered text begins with the last prompt and the reply just as they were, only the rest is
+        tokenised: the reply stays as it was generated. A template may have rewritten the past, for example without
+        the reply's thinking; then all is tokenised anew.
+        """
+        fragments = self._render(transcript, [*transcript.messages(), *messages])
+        if transcript.turns and transcript.turns[-1].exact:
+            rest = _rest(fragments, self._past(transcript, rendered))
+            if rest is not None:
+                tokens = history + self._tokenizer.encode(rest, begins=False)
+                return Prompt(messages, tokens, len(history), 0, fragments)
+        tokens = self._tokenizer.encode(fragments, begins=True)
+        return Prompt(messages, tokens, common_prefix(history, tokens), 0, fragments)
+
+    def _shift(self, transcript: Transcript, history: array[int], prompt: Prompt, limit: int) -> Prompt:
+        """Drop the fewest oldest turns with which the prompt has at most `limit` tokens, or all turns.
+
+        What is left is tokenised and decoded anew. Moving its cells instead (llama_memory_seq_add) would also move
+        them under the forks that share them, and would leave keys and values in place that had attended to what was
+        dropped.
+        """
+        few, many = 1, len(transcript.turns)
+        while few < many:
+            middle = (few + many) // 2
+            if len(self._without(transcript, history, prompt, middle).tokens) <= limit:
+                many = middle
+            else:
+                few = middle + 1
+        return self._without(transcript, history, prompt, few) if transcript.turns else prompt
+
+    def _without(self, transcript: Transcript, history: array[int], prompt: Prompt, turns: int) -> Prompt:
+        """Return `prompt` with the first `turns` turns left out."""
+        shorter = transcript.fork()
+        shorter.drop(turns)
+        fragments = self._render(shorter, [*shorter.messages(), *prompt.messages])
+        tokens = self._tokenizer.encode(fragments, begins=True)
+        return Prompt(prompt.messages, tokens, common_prefix(history, tokens), turns, fragments)
+
+    def _past(self, transcript: Transcript, rendered: list[Fragment] | None) -> list[Fragment]:
+        """Return the fragments of the last prompt with its reply behind them."""
+        if rendered is None:
+            rendered = self._render(transcript, transcript.messages()[:-1])
+        reply = transcript.turns[-1].reply
+        marker = choose_marker([reply])
+        return _join(rendered, self._tokenizer.fragments(self._tokenizer.guard(reply, marker), marker))
+
+    def _render(self, transcript: Transcript, messages: Sequence[Message]) -> list[Fragment]:
+        marker = choose_marker(message.content for message in messages)
+        guarded = [Message(message.role, self._tokenizer.guard(message.content, marker)) for message in messages]
+        return self._tokenizer.fragments(self._template.render(guarded, transcript.opened), marker)
+
+
+def _join(first: list[Fragment], second: list[Fragment]) -> list[Fragment]:
+    """Concatenate fragments, with plain text that meets made one."""
+    if first and second and isinstance(first[-1], str) and isinstance(second[0], str):
+        return [*first[:-1], first[-1] + second[0], *second[1:]]
+    return [*first, *second]
+
+
+def _rest(whole: list[Fragment], past: list[Fragment]) -> list[Fragment] | None:
+    """Return what follows `past` in `whole`, or None when `whole` does not begin with it."""
+    if not past or len(whole) < len(past) or whole[: len(past) - 1] != past[:-1]:
+        return None
+    last, now = past[-1], whole[len(past) - 1]
+    if last == now:
+        return whole[len(past) :]
+    if isinstance(last, str) and isinstance(now, str) and now.startswith(last):
+        return [now[len(last) :], *whole[len(past) :]]
+    return None

@@ -1,0 +1,73 @@
+"""The worker process: loads one model, then steps it and talks to the parent between steps, all on one thread.
+
+Started by link.py, which gives it one end of a socket pair. It ends when the other end closes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import socket
+import sys
+import time
+
+from promptd.engine.core import Core
+from promptd.engine.loading import load
+from promptd.engine.messages import Channel, Command, Event, LoadFailed, ProtocolError, Ready, Start
+from promptd.errors import PromptdError, code_of
+
+COMMAND_SECONDS = 0.02
+"""How long new commands, which have prompts to tokenise, may hold up replies that are being made."""
+
+_PR_SET_PDEATHSIG = 1
+"""linux/prctl.h"""
+
+
+def main(descriptor: int) -> int:
+    """Serve the parent over the socket `descriptor` until it closes; return the exit status."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _die_with_parent()
+    channel: Channel[Command] = Channel(socket.socket(fileno=descriptor), Command)  # type: ignore[arg-type]
+    try:
+        start = channel.receive()
+        if not isinstance(start, Start):
+            return 2
+        try:
+            core = Core(
+                load(start), step_tokens=start.step_tokens, max_sequences=start.max_sequences, queue=start.queue
+            )
+        except PromptdError as error:
+            channel.send(LoadFailed(code_of(error).name, str(error)))
+            return 1
+        channel.send(Ready(core.loaded.info))
+        while True:
+            _serve(channel, core)
+    except (EOFError, OSError):
+        return 0
+    except ProtocolError as error:
+        sys.stderr.write(f"the parent sent what is no message: {error}\n")
+        return 2
+
+
+def _serve(channel: Channel[Command], core: Core) -> None:
+    """Take the commands that are there, waiting for one if there is nothing else to do, and make one step."""
+    until: float | None = None
+    while (command := channel.receive(wait=not core.busy)) is not None:
+        until = until or time.monotonic() + COMMAND_SECONDS
+        _send(channel, core.handle(command))
+        if core.busy and time.monotonic() > until:
+            break
+    _send(channel, core.step())
+
+
+def _send(channel: Channel[Command], events: list[Event]) -> None:
+    for event in events:
+        channel.send(event)
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to kill this process when the thread that started it ends; elsewhere the closed socket does, after
+    the current step.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

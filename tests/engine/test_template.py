@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import pytest
+
+from promptd.chat import Message
+from promptd.engine.template import JinjaTemplate, RawTemplate
+from promptd.errors import InvalidArgument, RuntimeFailure
+
+USER = [Message("user", "hi")]
+
+
+def render(source: str, messages: list[Message] = USER, **variables: str) -> str:
+    return JinjaTemplate(source, variables).render(messages, 0.0)
+
+
+def test_whitespace_is_treated_as_transformers_does() -> None:
+    source = (
+        "{% for message in messages %}\n    {{ message.role }}\n    {% if true %}\nx\n    {% endif %}\n{% endfor %}\n"
+    )
+    assert render(source) == "    user\nx\n"
+
+
+def test_templates_have_what_transformers_gives_them() -> None:
+    assert render("{{ bos_token }}{{ eos_token }}", bos_token="<s>", eos_token="</s>") == "<s></s>"
+    assert render("{{ {'a': 'ü<'} | tojson }}") == '{"a": "ü<"}'
+    assert render("{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}") == "01"
+    assert render("{% generation %}a{% endgeneration %}b") == "ab"
+    assert render("{{ strftime_now('%Y') }}") in ("1969", "1970"), "today is when the conversation was opened"
+    assert render("{% if add_generation_prompt %}go{% endif %}{{ tools is defined and tools }}") == "goFalse"
+
+
+def test_a_template_that_refuses_messages_says_why() -> None:
+    with pytest.raises(InvalidArgument, match="roles must alternate"):
+        render("{{ raise_exception('roles must alternate') }}")
+
+
+def test_a_system_message_a_template_refuses_is_put_before_the_first_user_message() -> None:
+    source = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        "{% for message in messages %}[{{ message.role }}: {{ message.content }}]{% endfor %}"
+    )
+    messages = [Message("system", "be kind"), Message("user", "hi"), Message("assistant", "hello")]
+    assert render(source, messages) == "[user: be kind\n\nhi][assistant: hello]"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ messages",
+        "{{ nothing.at.all }}",
+        "{{ 1 / 0 }}",
+        "{% include 'other' %}",
+        "{{ ''.__class__.__mro__ }}",
+        "{{ messages.append('x') }}",
+        "{{ strftime_now.__globals__.os }}",
+    ],
+)
+def test_a_faulty_template_is_one_sentence(source: str) -> None:
+    with pytest.raises(RuntimeFailure, match="the model's chat template fails: ") as caught:
+        render(source)
+    assert "\n" not in str(caught.value)
+    assert 'template = "none"' in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ 'x' * 100000000000 }}",
+        "{{ 9 ** 9 ** 9 }}",
+        "{{ '%1000000000d' % 1 }}",
+        "{% for i in range(99999) %}{% for j in range(99999) %}xxxxxxxxxx{% endfor %}{% endfor %}",
+        "{{ range(999999999) | list }}",
+    ],
+)
+def test_a_template_cannot_take_all_memory(source: str) -> None:
+    with pytest.raises(RuntimeFailure, match="the model's chat template fails"):
+        render(source)
+
+
+def test_a_template_cannot_take_all_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("promptd.engine.template.MAX_CPU_SECONDS", 0.2)
+    with pytest.raises(RuntimeFailure, match=r"more than 0\.2 s"):
+        render("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}")
+
+
+def test_no_template_is_the_texts_one_after_another() -> None:
+    assert RawTemplate().render([Message("user", "a "), Message("assistant", "b")], 0.0) == "a b"

@@ -1,0 +1,286 @@
+"""The life and death of the worker process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from exact import EXACT, GREEDY
+
+from promptd.chat import Completion, Message
+from promptd.config import EngineSettings
+from promptd.engine import Engine, Sampling, client, link
+from promptd.errors import InvalidEncoding, NotFound, PromptdError, RuntimeFailure, TimedOut
+
+Ask = Callable[..., Completion]
+LONG = Sampling(temperature=0, max_tokens=400)
+ROOT = Path(__file__).parents[2]
+
+
+def kill_worker(engine: Engine) -> int:
+    pid = engine.stats().worker_pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    return pid
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for what happens in another process; pytest's own patience is the limit."""
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.05)
+    pytest.fail("it did not happen within 30 s")
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def engine(smollm2: Path) -> object:
+    with Engine(smollm2, EXACT) as engine:
+        yield engine
+
+
+def test_a_worker_killed_in_mid_reply_fails_the_call_and_the_next_turn_goes_on_token_identically(
+    engine: Engine, ask: Ask
+) -> None:
+    undisturbed = [ask(conversation := engine.conversation("guest"), "Name a fruit."), ask(conversation, "Another.")]
+    conversation = engine.conversation("guest")
+    assert ask(conversation, "Name a fruit.") == undisturbed[0]
+    reply = conversation.send([Message("user", "Write a very long story.")], LONG)
+    next(iter(reply))
+    killed = kill_worker(engine)
+    with pytest.raises(RuntimeFailure, match="was killed by SIGKILL"):
+        reply.result()
+    with pytest.raises(RuntimeFailure):
+        list(reply)
+    assert conversation.turns == 1
+    assert ask(conversation, "Another.").text == undisturbed[1].text
+    stats = engine.stats()
+    assert stats.worker_pid != killed
+    assert stats.worker_starts == 2
+    assert stats.prompt_tokens == undisturbed[1].usage.prompt, "the conversation was rebuilt from its tokens"
+
+
+def test_a_worker_that_died_while_idle_is_not_noticed(engine: Engine, ask: Ask) -> None:
+    conversation = engine.conversation("guest")
+    ask(conversation, "Hello.")
+    kill_worker(engine)
+    fork = conversation.fork()
+    conversation.rewind(1)
+    assert ask(conversation, "Hi.").usage.cached == 0
+    assert ask(fork, "Bye.").usage.prompt > 40
+    assert fork.turns == 2
+
+
+def test_all_calls_in_flight_fail_when_the_worker_dies(engine: Engine) -> None:
+    conversations = [engine.conversation("guest") for _ in range(4)]
+    replies = [conversation.send([Message("user", "Tell a story.")], LONG) for conversation in conversations]
+    heard: list[object] = []
+    replies[0].subscribe(heard.append)
+    kill_worker(engine)
+    for reply in replies:
+        with pytest.raises(RuntimeFailure):
+            reply.result()
+    assert isinstance(heard[-1], RuntimeFailure)
+    assert engine.conversation("guest").send([Message("user", "Hi")], GREEDY).result().text
+
+
+def test_a_worker_that_keeps_crashing_is_not_started_for_ever(
+    engine: Engine, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "BACK_OFF_S", (0.0, 0.0, 0.0))
+    conversation = engine.conversation("guest")
+    for _ in range(client.MAX_CRASHES):
+        ask(conversation, "Hello.")
+        pid = kill_worker(engine)
+        wait_until(lambda pid=pid: engine.stats().worker_pid != pid)
+    with pytest.raises(RuntimeFailure, match=r"crashed 3 times within 30 s, and was killed by SIGKILL at last"):
+        conversation.send([Message("user", "Hello.")])
+    assert engine.stats().worker_pid is None
+    monkeypatch.setattr(client, "CRASH_WINDOW_S", 0.0)
+    assert conversation.turns == 3
+    assert ask(conversation, "Hello.").text
+
+
+def test_a_worker_that_hangs_does_not_hold_a_caller_past_the_deadline(
+    engine: Engine, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("promptd.engine.reply.DEADLINE_GRACE_S", 0.1)
+    conversation = engine.conversation("guest")
+    ask(conversation, "Hello.")
+    pid = engine.stats().worker_pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(TimedOut, match="did not answer"):
+        conversation.send([Message("user", "Hi")], deadline=time.monotonic() + 0.1)
+    os.kill(pid, signal.SIGCONT)
+    assert ask(conversation, "Bye.").text
+    assert conversation.turns == 2
+    assert engine.stats().sequences == 1
+
+
+def test_closing_ends_the_worker(smollm2: Path) -> None:
+    engine = Engine(smollm2, EXACT)
+    pid = engine.stats().worker_pid
+    assert pid is not None
+    engine.close()
+    assert not is_running(pid)
+
+
+@pytest.mark.parametrize("last_words", ["os.kill(os.getpid(), 9)", "os._exit(0)", "pass"])
+def test_no_worker_outlives_its_parent(smollm2: Path, last_words: str) -> None:
+    program = (
+        "import os, sys, pathlib\n"
+        "from promptd.engine import Engine, Sampling\n"
+        "from promptd.chat import Message\n"
+        "from promptd.config import EngineSettings\n"
+        "engine = Engine(pathlib.Path(sys.argv[1]), EngineSettings(threads=1, kv_tokens=8192))\n"
+        "reply = engine.conversation('g').send([Message('user', 'Tell a story')], Sampling(temperature=0))\n"
+        "next(iter(reply))\n"
+        "print(engine.stats().worker_pid, flush=True)\n" + last_words
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, smollm2], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    pid = int(done.stdout)
+    wait_until(lambda: not is_running(pid))
+
+
+def test_the_worker_ends_with_the_engine_not_with_the_thread_that_made_it(tiny: Callable[..., Path], ask: Ask) -> None:
+    engines = []
+    maker = threading.Thread(target=lambda: engines.append(Engine(tiny(), EXACT)))
+    maker.start()
+    maker.join()
+    with engines[0] as engine:
+        assert ask(engine.conversation("guest"), "hello").usage.generated > 0
+        assert engine.stats().worker_starts == 1
+
+
+def test_ctrl_c_is_the_parents_to_handle(tiny: Callable[..., Path], ask: Ask) -> None:
+    with Engine(tiny(), EXACT) as engine:
+        pid = engine.stats().worker_pid
+        assert pid is not None
+        assert os.getpgid(pid) != os.getpgid(0), "a terminal's ctrl-c goes to the foreground group"
+        os.kill(pid, signal.SIGINT)
+        assert ask(engine.conversation("guest"), "hello").usage.generated > 0
+        assert engine.stats().worker_pid == pid
+
+
+def test_the_worker_is_not_given_the_parents_secrets(
+    tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    with Engine(tiny(), EXACT) as engine:
+        environment = Path(f"/proc/{engine.stats().worker_pid}/environ").read_bytes()
+    names = {entry.partition(b"=")[0].decode() for entry in environment.split(b"\0") if entry}
+    assert "GOMP_SPINCOUNT" in names
+    assert not {"HF_TOKEN", "AWS_SECRET_ACCESS_KEY"} & names
+
+
+def test_an_operators_openmp_settings_are_kept() -> None:
+    environment = link.worker_environment({"GOMP_SPINCOUNT": "7", "OMP_WAIT_POLICY": "active", "SECRET": "x"})
+    assert environment["GOMP_SPINCOUNT"] == "7"
+    assert environment["OMP_WAIT_POLICY"] == "active"
+    assert "SECRET" not in environment
+
+
+def broken_models(tiny: Callable[..., Path], folder: Path) -> dict[str, tuple[Path, type[PromptdError], str]]:
+    good = tiny().read_bytes()
+    files = {
+        "truncated": (good[: len(good) - 20_000], InvalidEncoding, "corrupted or incomplete"),
+        "header only": (good[:200], InvalidEncoding, "llama.cpp cannot load"),
+        "text": (b"This is no model.\n" * 100, InvalidEncoding, "is not a GGUF file"),
+        "empty": (b"", InvalidEncoding, "is not a GGUF file"),
+        "unknown architecture": (tiny(architecture="wonder").read_bytes(), InvalidEncoding, "wonder"),
+    }
+    found = {}
+    for name, (data, error, cause) in files.items():
+        path = folder / f"{name}.gguf"
+        path.write_bytes(data)
+        found[name] = (path, error, cause)
+    found["missing"] = (folder / "missing.gguf", NotFound, "there is no model file")
+    found["folder"] = (folder, RuntimeFailure, "cannot read model file")
+    return found
+
+
+@pytest.mark.parametrize(
+    "name", ["truncated", "header only", "text", "empty", "unknown architecture", "missing", "folder"]
+)
+def test_a_file_that_cannot_be_loaded_is_one_clear_sentence(
+    tiny: Callable[..., Path], tmp_path: Path, name: str
+) -> None:
+    path, error, cause = broken_models(tiny, tmp_path)[name]
+    with pytest.raises(error, match=cause) as caught:
+        Engine(path, EXACT)
+    sentence = str(caught.value)
+    assert path.name in sentence
+    assert "\n" not in sentence
+
+
+def test_a_worker_that_crashes_while_it_loads_is_one_clear_sentence(
+    tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "_BOOT", "import os, sys; sys.stderr.write('GGML_ASSERT(n > 0) failed\\n'); os.abort()")
+    with pytest.raises(RuntimeFailure) as caught:
+        Engine(tiny(), EXACT)
+    assert str(caught.value) == (
+        "the model's worker process was killed by SIGABRT (GGML_ASSERT(n > 0) failed) while it loaded tiny.gguf"
+    )
+
+
+def test_a_model_whose_template_is_broken_still_continues_raw_text(tiny: Callable[..., Path], ask: Ask) -> None:
+    with Engine(tiny(template="{{ broken"), EXACT) as engine:
+        assert engine.info.has_template
+        with pytest.raises(RuntimeFailure, match="the model's chat template fails"):
+            ask(engine.conversation("guest"), "hello")
+        assert ask(engine.conversation("guest", template="none"), "hello").usage.generated > 0
+
+
+def test_a_model_without_a_template_continues_raw_text_and_says_so(tiny: Callable[..., Path], ask: Ask) -> None:
+    with Engine(tiny(template=None), EXACT) as engine:
+        assert not engine.info.has_template
+        assert any("no chat template" in warning for warning in engine.info.warnings)
+        reply = ask(engine.conversation("guest"), "hello")
+        assert reply.usage.prompt == 1 + engine.count_tokens("hello"), "BOS and the text"
+
+
+def test_a_gpu_that_is_not_there_is_a_warning_and_the_cpu_does_the_work(tiny: Callable[..., Path]) -> None:
+    with Engine(tiny(), EXACT, target="gpu") as engine:
+        if engine.info.gpu_offload:
+            assert engine.info.device == "GPU"
+        else:
+            assert engine.info.device == "CPU"
+            assert any('target = "gpu"' in warning for warning in engine.info.warnings)
+    with Engine(tiny(), EXACT, target="cpu") as engine:
+        assert engine.info.device == "CPU"
+        assert engine.info.warnings == ()
+
+
+def test_the_kv_cache_is_moderate_unless_the_operator_says_otherwise(tiny: Callable[..., Path]) -> None:
+    path = tiny(context=100_000)
+    with Engine(path) as engine:
+        assert engine.info.kv_tokens == 16_384
+        assert engine.info.context == 16_384
+    with Engine(path, context=20_000) as engine:
+        assert engine.info.context == 20_000
+        assert engine.info.kv_tokens >= 20_000
+    with Engine(path, EngineSettings(kv_tokens=1024), context=2000) as engine:
+        assert engine.info.context == engine.info.kv_tokens == 1024
+        assert any("does not fit the KV cache" in warning for warning in engine.info.warnings)
+    with Engine(tiny(context=512), context=1000) as engine:
+        assert engine.info.context == 512
+        assert any("trained for" in warning for warning in engine.info.warnings)

@@ -78,6 +78,8 @@ class GraphSettings(_Settings):
     repeat_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    embedding: bool = False
+    """Through the tensor interface, answer with the embedding of the text in place of a reply."""
 
 
 class EngineSettings(_Settings):
@@ -108,6 +110,8 @@ class GuestLimits(_Settings):
     """Bytes of standard output and standard error together."""
     prompt: Size = 16 * 1024**2
     """Bytes of one prompt."""
+    own_model: Size = 32 * 1024**2
+    """Bytes of a model the guest brings itself, with `load`; 0 lets it bring none."""
 
 
 class DirectoryGrant(_Settings):
@@ -126,6 +130,9 @@ class GuestSettings(GuestLimits):
     env: dict[str, str] = {}
     dirs: tuple[DirectoryGrant, ...] = ()
     args: tuple[str, ...] = ()
+    wasmedge: bool = False
+    """Answer a core module as WasmEdge does, also one that imports none of WasmEdge's extensions; `--nn-preload` sets
+    this."""
 
 
 class ServerSettings(_Settings):
@@ -173,6 +180,30 @@ def graph_settings(name: str, model: str, options: dict[str, Any], base: GraphSe
     for key, value in options.items():
         table[_kebab(key)] = [value] if key == "stop" else value
     return _validated(GraphSettings, table, f"graph {name}")
+
+
+PRELOAD_ENCODINGS = frozenset({"ggml", "onnx", "autodetect"})
+"""Encodings of `--nn-preload` that promptd executes; what a file is, its first bytes say."""
+
+PRELOAD_TARGETS: dict[str, Literal["cpu", "gpu", "auto"]] = {"cpu": "cpu", "gpu": "gpu", "tpu": "auto", "auto": "auto"}
+
+
+def nn_preload(text: str) -> tuple[str, GraphSettings]:
+    """Return name and settings of the graph that `NAME:ENCODING:TARGET:PATH` preloads, WasmEdge's way to name one.
+
+    ENCODING and TARGET are case-insensitive, PATH may hold colons. Raises InvalidArgument.
+    """
+    parts = text.split(":", 3)
+    if len(parts) < 4 or not parts[3]:
+        raise InvalidArgument(f"--nn-preload {text!r} is not of the form NAME:ENCODING:TARGET:PATH")
+    name, encoding, target, path = parts
+    if encoding.lower() not in PRELOAD_ENCODINGS:
+        raise InvalidArgument(
+            f"--nn-preload {text!r}: promptd does not execute {encoding!r}; ENCODING is GGML, ONNX or AutoDetect"
+        )
+    if target.lower() not in PRELOAD_TARGETS:
+        raise InvalidArgument(f"--nn-preload {text!r}: {target!r} is no TARGET; it is CPU, GPU, TPU or AUTO")
+    return name, graph_settings(name, f"file:{path}", {"target": PRELOAD_TARGETS[target.lower()]})
 
 
 def _validated(kind: type[T], table: dict[str, Any], where: str) -> T:

@@ -55,6 +55,18 @@ class Busy(PromptdError):
     """The resource is in use or the queue is full; the same call may succeed later."""
 
 
+class ContextFull(TooLarge):
+    """The context had no room for the rest of the reply; what there is of it can be read."""
+
+
+class PromptTooLong(TooLarge):
+    """The prompt has more tokens than the context takes."""
+
+
+class ModelMissing(NotFound):
+    """The graph is known and granted, but its model is not there."""
+
+
 @dataclass(frozen=True, slots=True)
 class ErrorCode:
     """How one kind of error is spelt at each edge.
@@ -83,6 +95,13 @@ ERROR_CODES: dict[type[PromptdError], ErrorCode] = {
     Unknown: ErrorCode("unknown", "unknown", 5, 500),
 }
 """`security` shares the core errno of `not-found`, so that a denied name does not differ from an unknown one."""
+
+WASMEDGE_ERRNOS: dict[type[PromptdError], int] = {ContextFull: 101, PromptTooLong: 102, ModelMissing: 103}
+"""What WasmEdge answers in place of the core errno (plugins/wasi_nn/wasinntypes.h). Other runtimes' guests do not know
+these numbers, so only guests that use WasmEdge's extensions get them."""
+
+END_OF_SEQUENCE = 100
+"""WasmEdge's answer to `compute_single` at the end of the reply; not an error."""
 
 BY_NAME: dict[str, type[PromptdError]] = {code.name: kind for kind, code in ERROR_CODES.items()}
 

@@ -79,3 +79,23 @@ class Tensor:
 
 
 NamedTensor = tuple[str, Tensor]
+
+
+def core_tensor(number: int, dimensions: tuple[int, ...], data: bytes, *, legacy: bool = False) -> Tensor:
+    """Return the tensor a core module means by type `number`, in whichever numbering; raises InvalidArgument.
+
+    The two numberings disagree on 2 and 3. There the length of the data tells: it is that of one of the two types. Many
+    guests give text the dimensions `[1]`, whatever its length; such a U8 tensor is taken as the bytes it has.
+    """
+    length = prod(dimensions)
+    candidates = [
+        types[number]
+        for types in ((CORE_TYPES_BEFORE_2023,) if legacy else (CORE_TYPES, CORE_TYPES_BEFORE_2023))
+        if number < len(types)
+    ]
+    if not candidates:
+        raise InvalidArgument(f"{number} is not the number of a tensor type")
+    kind = next((kind for kind in candidates if length * kind.item_size == len(data)), candidates[0])
+    if dimensions == (1,) and len(data) != kind.item_size and TensorType.U8 in candidates:
+        return Tensor((len(data),), TensorType.U8, data)
+    return Tensor(dimensions, kind, data)

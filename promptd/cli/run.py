@@ -1,0 +1,76 @@
+"""`promptd run`: runs one command guest on the terminal's standard input and output."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from promptd.cli.models import pull_missing
+from promptd.cli.options import Config, Graphs, Offline, Options, Preloads, read_settings, split_pair
+from promptd.config import GuestSettings, Settings, guest_limits
+from promptd.wasm.grants import directory_grant
+
+
+def run(
+    guest: Annotated[str, typer.Argument(metavar="GUEST.wasm", help="A WebAssembly file, or a guest of promptd.toml.")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[ARGS]...", help="The guest's own arguments.")
+    ] = None,
+    graph: Graphs = [],
+    option: Options = [],
+    preload: Preloads = [],
+    env: Annotated[list[str], typer.Option(metavar="K=V", help="Grant an environment variable.")] = [],
+    directory: Annotated[list[str], typer.Option("--dir", metavar="HOST::GUEST[::ro]", help="Grant a directory.")] = [],
+    memory: Annotated[str | None, typer.Option(metavar="SIZE", help="Memory limit, e.g. 256MiB.")] = None,
+    deadline: Annotated[str | None, typer.Option(metavar="TIME", help="Time limit, e.g. 60s.")] = None,
+    config: Config = None,
+    offline: Offline = False,
+) -> None:
+    """Run a WebAssembly guest on this terminal. It is granted what the options name, and nothing else.
+
+    The exit code is the guest's own; 134 when it trapped or hit a limit, 1 when it could not be run.
+    """
+    settings = read_settings(config, graph, option, preloads=preload)
+    granted = _guest_settings(guest, settings)
+    granted = granted.model_copy(
+        update={
+            "args": (*granted.args, *(arguments or ())),
+            "env": {**granted.env, **dict(split_pair(pair, "--env", "K=V") for pair in env)},
+            "graphs": (*granted.graphs, *(text.partition(":")[0] for text in preload)),
+            "wasmedge": granted.wasmedge or bool(preload),
+            "dirs": (*granted.dirs, *(directory_grant(text) for text in directory)),
+            **guest_limits(memory=memory, deadline=deadline),
+        }
+    )
+    run_guest(settings, granted, offline=offline)
+
+
+def run_guest(settings: Settings, guest: GuestSettings, *, offline: bool = False) -> None:
+    """Run a command guest on this process's standard input and output, and exit with its code."""
+    from promptd.cli.terminal import terminal_sink
+    from promptd.graphs.store import Store
+    from promptd.wasm.host import Host
+    from promptd.wasm.stdio import Stdin, Stdio
+
+    store = Store(offline=offline or None)
+    name = guest.file.name
+    settings = settings.model_copy(update={"guests": {name: guest}})
+    pull_missing(store, [settings.graphs[graph].model for graph in guest.graphs if graph in settings.graphs])
+    stdio = Stdio(Stdin.INHERIT, terminal_sink(1), terminal_sink(2))
+    with (
+        closing(Host(settings, store=store)) as host,
+        host.open_session(name, stdio=stdio, identity=name) as session,
+    ):
+        code = session.run()
+    sys.exit(code)
+
+
+def _guest_settings(guest: str, settings: Settings) -> GuestSettings:
+    """Return the settings of the guest of that name, or of a mere file, which may use every named graph."""
+    if guest in settings.guests and not Path(guest).exists():
+        return settings.guests[guest]
+    return GuestSettings(file=Path(guest), graphs=tuple(settings.graphs))

@@ -1,0 +1,68 @@
+"""`promptd serve`: the daemon that keeps graphs loaded and guests at hand."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Annotated
+
+import typer
+
+from promptd.cli.models import pull_missing
+from promptd.cli.options import Config, Graphs, Offline, Options, read_settings
+from promptd.cli.output import print_line
+from promptd.config import Settings
+from promptd.errors import InvalidArgument, NotFound
+
+
+def serve(
+    address: Annotated[
+        str | None, typer.Option("--host", metavar="ADDRESS", help="Where to listen; 127.0.0.1 by default.")
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, metavar="PORT", help="8040 by default; 0 takes a free one and prints it."),
+    ] = None,
+    config: Config = None,
+    graph: Graphs = [],
+    guest: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME=FILE", help="Serve a WebAssembly file as the model guest/NAME; it may use every graph."
+        ),
+    ] = [],
+    option: Options = [],
+    allow_remote: Annotated[
+        bool, typer.Option("--allow-remote", help="Listen where other machines can connect, asking nobody for a key.")
+    ] = False,
+    offline: Offline = False,
+) -> None:
+    """Serve graphs and guests over HTTP, in OpenAI's shape and as sessions, until SIGTERM or Ctrl-C."""
+    settings = read_settings(config, graph, option, guest)
+    given = {"host": address, "port": port}
+    server = settings.server.model_copy(update={key: value for key, value in given.items() if value is not None})
+    settings = settings.model_copy(update={"server": server})
+    _check(settings)
+
+    from promptd.graphs.store import Store
+    from promptd.server.daemon import Daemon, listen
+    from promptd.wasm.host import Host
+
+    with listen(server.host, server.port, allow_remote=allow_remote) as listener:
+        store = Store(offline=offline or None)
+        pull_missing(store, [graph.model for graph in settings.graphs.values()])
+        with closing(Host(settings, store=store)) as host:
+            Daemon(host, listener, announce=print_line).run()
+
+
+def _check(settings: Settings) -> None:
+    """Find at the start what would otherwise fail at the first request; raises a PromptdError."""
+    if not settings.graphs and not settings.guests:
+        raise InvalidArgument("there is nothing to serve: name a graph, for example --graph chat=smollm2, or a --guest")
+    for name, guest in settings.guests.items():
+        if not guest.file.is_file():
+            raise NotFound(f"guest {name}: there is no file {guest.file}")
+        for granted in guest.graphs:
+            if granted not in settings.graphs:
+                raise NotFound(
+                    f"guest {name} is granted graph {granted!r}, which is not defined: add --graph {granted}=REF"
+                )

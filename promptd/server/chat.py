@@ -1,0 +1,117 @@
+"""OpenAI's routes: chat completions of graphs and guests, and the list of both.
+
+https://platform.openai.com/docs/api-reference/chat
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from promptd.chat import Completion, Message, StopReason, Usage
+from promptd.errors import PromptdError
+from promptd.server.conversations import Conversations
+from promptd.server.errors import UnknownModel, error_body
+from promptd.server.replies import sse, stream, whole
+from promptd.server.schemas import ChatRequest
+
+_FINISH_REASONS = {StopReason.MAX_TOKENS: "length", StopReason.CONTEXT_FULL: "length"}
+"""OpenAI's word for why a reply ended; all others are "stop"."""
+
+
+def chat_router(conversations: Conversations) -> APIRouter:
+    """Return the routes under `/v1` that OpenAI's clients know."""
+    router = APIRouter(prefix="/v1", tags=["openai"])
+    started = int(time.time())
+
+    @router.post("/chat/completions")
+    async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
+        """Answer the messages of one request; nothing of it is kept."""
+        messages = [message.as_message() for message in body.messages]
+        conversation = await conversations.open(body.model, only_message=_last_of_user(messages))
+        try:
+            turn = await conversation.start(messages, body.options(), ended=lambda _: conversation.close())
+        except BaseException:
+            conversation.close()
+            raise
+        if body.stream:
+            include_usage = body.stream_options is not None and body.stream_options.include_usage
+            return await stream(request, turn, _Chunks(body.model, include_usage=include_usage))
+        return JSONResponse(_completion(body.model, await whole(request, turn)))
+
+    @router.get("/models")
+    async def list_models() -> dict[str, Any]:
+        """List the graphs, and the guests as `guest/NAME`."""
+        return {"object": "list", "data": [_model(name, started) for name in conversations.models()]}
+
+    @router.get("/models/{name:path}")
+    async def retrieve_model(name: str) -> dict[str, Any]:
+        """Describe one model."""
+        if name not in conversations.models():
+            raise UnknownModel(name)
+        return _model(name, started)
+
+    return router
+
+
+def usage_body(usage: Usage) -> dict[str, Any]:
+    """Return `usage` in OpenAI's shape."""
+    return {
+        "prompt_tokens": usage.prompt,
+        "completion_tokens": usage.generated,
+        "total_tokens": usage.prompt + usage.generated,
+        "prompt_tokens_details": {"cached_tokens": usage.cached},
+    }
+
+
+class _Chunks:
+    """The stream of one chat completion."""
+
+    def __init__(self, model: str, *, include_usage: bool) -> None:
+        self._head = _head("chat.completion.chunk", model)
+        self._include_usage = include_usage
+
+    def begin(self) -> bytes:
+        return self._choice({"role": "assistant", "content": ""})
+
+    def piece(self, text: str) -> bytes:
+        return self._choice({"content": text})
+
+    def end(self, completion: Completion) -> bytes:
+        last = self._choice({}, _finish_reason(completion))
+        if self._include_usage:
+            last += sse({**self._head, "choices": [], "usage": usage_body(completion.usage)})
+        return last + b"data: [DONE]\n\n"
+
+    def fail(self, error: PromptdError) -> bytes:
+        return sse(error_body(error))
+
+    def _choice(self, delta: dict[str, str], finish_reason: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        return sse({**self._head, "choices": [choice], **({"usage": None} if self._include_usage else {})})
+
+
+def _completion(model: str, completion: Completion) -> dict[str, Any]:
+    message = {"role": "assistant", "content": completion.text, "refusal": None}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish_reason(completion)}
+    return {**_head("chat.completion", model), "choices": [choice], "usage": usage_body(completion.usage)}
+
+
+def _head(kind: str, model: str) -> dict[str, Any]:
+    return {"id": f"chatcmpl-{secrets.token_hex(12)}", "object": kind, "created": int(time.time()), "model": model}
+
+
+def _finish_reason(completion: Completion) -> str:
+    return _FINISH_REASONS.get(completion.stop_reason, "stop")
+
+
+def _model(name: str, created: int) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": created, "owned_by": "promptd"}
+
+
+def _last_of_user(messages: list[Message]) -> str:
+    return next((message.content for message in reversed(messages) if message.role == "user"), "")

@@ -1,0 +1,180 @@
+"""The two things a client can talk to, a graph and a guest, behind one face that never blocks the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, Protocol, TypeVar
+
+from promptd.backends.base import Graph, PromptContext, Reply
+from promptd.chat import ChatOptions, Message
+from promptd.errors import Busy
+from promptd.server.errors import UnknownModel, as_promptd_error
+from promptd.server.guests import GuestInstance
+from promptd.server.turn import STOP_S, Outcome, Turn, Turns
+from promptd.wasm.host import Host
+
+GUEST_PREFIX = "guest/"
+"""Opens the model names of guests; no graph's name can hold a slash."""
+
+HTTP_IDENTITY = "http"
+"""What accounting and cache isolation know clients by that talk to a graph without a guest."""
+
+_ENGINE_THREADS = 32
+"""Threads for what is brief but blocks: opening contexts, queueing turns. Loading a model takes one for each graph."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Conversation(Protocol):
+    """What a client talks to."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether no further turn can be had, because the guest has exited, trapped or been stopped."""
+
+    async def start(
+        self, messages: Sequence[Message], options: ChatOptions, *, ended: Callable[[Outcome], None]
+    ) -> Turn:
+        """Start the reply to `messages`; `ended` is called on the event loop once it is over.
+
+        Raises a PromptdError, in which case `ended` is not called.
+        """
+
+    def close(self) -> None:
+        """Free what is held, without waiting for it. Idempotent."""
+
+
+class Conversations:
+    """Opens conversations with what a `Host` knows. All methods belong to one event loop."""
+
+    def __init__(self, host: Host, turns: Turns) -> None:
+        self._host = host
+        self._turns = turns
+        self._limit = host.settings.server.max_sessions
+        self._guests = 0
+        self._loading: dict[str, asyncio.Task[Graph]] = {}
+        self._engine_threads = ThreadPoolExecutor(_ENGINE_THREADS, "engine-call")
+        # One for the turn of each guest, and as many again to close them beside it.
+        self._guest_threads = ThreadPoolExecutor(2 * self._limit, "guest")
+
+    def models(self) -> list[str]:
+        """Return every name `open` takes."""
+        return [*self._host.graph_names(), *(GUEST_PREFIX + name for name in self._host.guest_names())]
+
+    async def open(self, model: str, *, only_message: str | None = None) -> Conversation:
+        """Open a conversation with a graph, or with `guest/NAME`; loads and compiles what is not yet.
+
+        `only_message` is what a command guest reads from its standard input when there is to be only one turn. Raises
+        UnknownModel, Busy when there are as many guests as the settings allow, and what loading raises.
+        """
+        if model not in self.models():
+            raise UnknownModel(model)
+        if model.startswith(GUEST_PREFIX):
+            return await self._open_guest(model.removeprefix(GUEST_PREFIX), only_message)
+        graph = await self._graph(model)
+        context = await _on(self._engine_threads, graph.prompt_context, HTTP_IDENTITY)
+        return _GraphConversation(context, self._turns, self._engine_threads)
+
+    async def _graph(self, name: str) -> Graph:
+        # However many wait for a graph to load, they hold one thread.
+        if (task := self._loading.get(name)) is None:
+            task = self._loading[name] = asyncio.create_task(_on(self._engine_threads, self._host.graph, name))
+            task.add_done_callback(lambda _: self._loading.pop(name))
+        return await asyncio.shield(task)
+
+    async def _open_guest(self, name: str, only_message: str | None) -> Conversation:
+        if self._guests >= self._limit:
+            raise Busy(f"all {self._limit} places for guests are taken; close a session, or raise server.max-sessions")
+        self._guests += 1
+        try:
+            instance = await _on(self._guest_threads, GuestInstance, self._host, name, only_message)
+        except BaseException:
+            self._release_guest()
+            raise
+        return _GuestConversation(instance, self._turns, self._guest_threads, self._release_guest)
+
+    def _release_guest(self) -> None:
+        self._guests -= 1
+
+    async def close(self) -> None:
+        """Wait for the guests to end; every conversation has been closed before."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_S):
+                while self._guests:
+                    await asyncio.sleep(0.02)
+        # Not waited for: what a thread of the engine waits for ends with the graph, which the host closes next.
+        self._guest_threads.shutdown(wait=False)
+        self._engine_threads.shutdown(wait=False)
+
+
+class _GraphConversation:
+    """A prompt context of a graph. No thread waits for its replies: the engine's own calls `Turn.put`."""
+
+    ended = False
+
+    def __init__(self, context: PromptContext, turns: Turns, threads: ThreadPoolExecutor) -> None:
+        self._context = context
+        self._turns = turns
+        self._threads = threads
+
+    async def start(
+        self, messages: Sequence[Message], options: ChatOptions, *, ended: Callable[[Outcome], None]
+    ) -> Turn:
+        reply: Reply = await _on(self._threads, self._context.send, messages, options)
+        try:
+            turn = self._turns.start(reply.cancel, ended)
+        except Busy:
+            reply.cancel()
+            raise
+        reply.subscribe(turn.put)
+        return turn
+
+    def close(self) -> None:
+        with contextlib.suppress(RuntimeError):  # The threads have gone: so will the context, with its graph.
+            self._threads.submit(self._context.close)
+
+
+class _GuestConversation:
+    """An instance of a guest. It takes a thread while it answers, and none of the server's between turns."""
+
+    def __init__(
+        self, instance: GuestInstance, turns: Turns, threads: ThreadPoolExecutor, closed: Callable[[], None]
+    ) -> None:
+        self._instance = instance
+        self._turns = turns
+        self._threads = threads
+        self._closed = closed
+        self._open = True
+
+    @property
+    def ended(self) -> bool:
+        return not self._open or self._instance.ended
+
+    async def start(
+        self, messages: Sequence[Message], options: ChatOptions, *, ended: Callable[[Outcome], None]
+    ) -> Turn:
+        turn = self._turns.start(self._instance.stop, ended)
+
+        def work() -> None:
+            try:
+                turn.put(self._instance.answer(messages, turn.put))
+            except BaseException as error:
+                turn.put(as_promptd_error(error))
+
+        self._threads.submit(work)
+        return turn
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            loop = asyncio.get_running_loop()
+            closing = self._threads.submit(self._instance.close)
+            closing.add_done_callback(lambda _: loop.call_soon_threadsafe(self._closed))
+
+
+async def _on(threads: ThreadPoolExecutor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    return await asyncio.get_running_loop().run_in_executor(threads, lambda: function(*args, **kwargs))

@@ -1,0 +1,140 @@
+"""Runs the app on uvicorn until a signal ends it: the socket, the ready line, the drain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import uvicorn
+
+from promptd.errors import InvalidArgument, SecurityDenied
+from promptd.server.app import create_app
+from promptd.server.doors import is_loopback
+from promptd.server.turn import Turns
+from promptd.wasm.host import Host
+
+DRAIN_S = 5.0
+"""What running replies get to end by themselves after SIGTERM; then they end with an error the client can read."""
+
+KEEP_ALIVE_S = 30
+"""How long a connection may idle between requests."""
+
+_HANGUP_S = 5
+"""Beyond the drain, what connections get whose client does not read what it was sent."""
+
+_OPEN_FILES = 65536
+
+_log = logging.getLogger(__name__)
+
+
+def listen(host: str, port: int, *, allow_remote: bool = False) -> socket.socket:
+    """Return a socket bound to `host` and `port` (0 takes a free one).
+
+    Raises SecurityDenied for an address other machines can reach, unless `allow_remote`, and InvalidArgument when the
+    address cannot be had.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except (OSError, UnicodeError) as error:
+        raise InvalidArgument(
+            f"cannot listen on {host!r}: it is neither an address nor a name of this machine"
+        ) from error
+    if not allow_remote and not is_loopback(str(address[0])):
+        raise SecurityDenied(
+            f"{host} can be reached from other machines, and nothing asks them for a key; "
+            "listen on 127.0.0.1, or add --allow-remote if everyone who can reach it may use the models"
+        )
+    try:
+        return socket.create_server(address[:2], family=family, backlog=2048)
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise InvalidArgument(f"cannot listen on {host} port {port}: {reason}; choose another with --port") from error
+
+
+class Daemon:
+    """The server over one host and one listening socket, which its caller closes."""
+
+    def __init__(self, host: Host, listener: socket.socket, *, announce: Callable[[str], None]) -> None:
+        """`announce` gets the line that says where the daemon listens, once it does."""
+        turns = Turns()
+        names = () if is_loopback(listener.getsockname()[0]) else (socket.getfqdn(),)
+        config = uvicorn.Config(
+            create_app(host, turns, names=names),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=int(DRAIN_S) + _HANGUP_S,
+        )
+        self._listener = listener
+        self._server = _Server(config, turns, lambda: announce(f"promptd is listening on {_url(listener)}"))
+
+    def run(self) -> None:
+        """Serve until SIGTERM, SIGINT or `stop`, then drain and return."""
+        _raise_file_limit()
+        with _signals_survived():
+            self._server.run([self._listener])
+
+    def stop(self) -> None:
+        """Let `run` drain and return; from any thread."""
+        self._server.should_exit = True
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which says when it is ready and ends running replies at shutdown."""
+
+    def __init__(self, config: uvicorn.Config, turns: Turns, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._turns = turns
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        drain = asyncio.create_task(self._turns.drain(DRAIN_S))
+        await super().shutdown(sockets)
+        await drain
+
+
+@contextmanager
+def _signals_survived() -> Iterator[None]:
+    """Let the process outlive the signal that uvicorn raises again once it has shut down cleanly."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ignore(number: int, frame: FrameType | None) -> None:
+        _log.debug("%s", signal.Signals(number).name)
+
+    before = {number: signal.signal(number, ignore) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _raise_file_limit() -> None:
+    """Let the process have as many open files as it may: a client takes one, a live command guest about nine."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # macOS refuses more than kern.maxfilesperproc
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _url(listener: socket.socket) -> str:
+    address, port = listener.getsockname()[:2]
+    return f"http://[{address}]:{port}" if listener.family == socket.AF_INET6 else f"http://{address}:{port}"

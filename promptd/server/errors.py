@@ -1,0 +1,112 @@
+"""Translates every failure into OpenAI's error shape, with the status from the table in `promptd.errors`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from promptd.errors import Busy, InvalidArgument, NotFound, PromptdError, Unknown, code_of
+
+RETRY_AFTER_S = 1
+"""What a busy daemon asks a client to wait; replies last seconds, so places free up at that pace."""
+
+_TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+_log = logging.getLogger(__name__)
+
+
+class InvalidField(InvalidArgument):
+    """A field of the request is wrong; `param` is its path, for example `messages.0.role`."""
+
+    def __init__(self, sentence: str, param: str) -> None:
+        super().__init__(sentence)
+        self.param = param
+
+
+class UnknownModel(NotFound):
+    """`model` names neither a graph nor a guest of this daemon."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"the model {model!r} does not exist here; GET /v1/models lists those that do")
+
+
+class TurnRunning(Busy):
+    """The session is still busy with an earlier message."""
+
+    def __init__(self) -> None:
+        super().__init__("this session is still answering; wait for the end of that reply, or close its connection")
+
+
+def status_of(error: PromptdError) -> int:
+    """Return the HTTP status for `error`; a session's second turn is 409, everything else is in the table."""
+    return HTTPStatus.CONFLICT if isinstance(error, TurnRunning) else code_of(error).http
+
+
+def error_body(error: PromptdError) -> dict[str, Any]:
+    """Return `error` as OpenAI's `{"error": {...}}`; the same object is the data of an error event in a stream."""
+    param = "model" if isinstance(error, UnknownModel) else getattr(error, "param", None)
+    code = "model_not_found" if isinstance(error, UnknownModel) else code_of(error).name
+    return _body(str(error), status_of(error), param=param, code=code)
+
+
+def as_promptd_error(error: BaseException) -> PromptdError:
+    """Return `error` if it was raised on purpose; anything else is logged and becomes Unknown, which tells nothing."""
+    if isinstance(error, PromptdError):
+        return error
+    _log.error("a request failed with an unexpected error", exc_info=error)
+    return Unknown("promptd failed in a way it did not expect; its log has the details")
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Make `app` answer every failure in OpenAI's shape."""
+
+    @app.exception_handler(PromptdError)
+    async def on_promptd_error(request: Request, error: PromptdError) -> JSONResponse:
+        return _response(error_body(error), status_of(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def on_invalid_request(request: Request, error: RequestValidationError) -> JSONResponse:
+        if error.body is not None and not isinstance(error.body, dict):
+            sentence, param = "the body must be a JSON object, sent with Content-Type: application/json", None
+        else:
+            sentence, param = _validation(error.errors())
+        return _response(_body(sentence, 400, param=param, code="invalid-argument"), 400)
+
+    @app.exception_handler(HTTPException)
+    async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == HTTPStatus.NOT_FOUND and error.detail == HTTPStatus.NOT_FOUND.phrase:
+            error.detail = f"there is nothing at {request.url.path}"
+        return _response(_body(error.detail, error.status_code), error.status_code, dict(error.headers or {}))
+
+    @app.exception_handler(Exception)
+    async def on_unexpected_error(request: Request, error: Exception) -> JSONResponse:
+        return _response(error_body(Unknown("promptd failed in a way it did not expect; its log has the details")), 500)
+
+
+def _body(message: str, status: int, *, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def _response(body: dict[str, Any], status: int, headers: dict[str, str] | None = None) -> JSONResponse:
+    headers = dict(headers or {})
+    if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    return JSONResponse(body, status, headers)
+
+
+def _validation(errors: Sequence[dict[str, Any]]) -> tuple[str, str | None]:
+    """Return one sentence for the first of pydantic's `errors`, and the path of the field it is about."""
+    first = errors[0]
+    if first["type"] == "json_invalid":
+        return f"the body is not valid JSON: {first['ctx']['error']}", None
+    path = ".".join(str(part) for part in first["loc"] if part != "body") or None
+    reason = first["msg"].removeprefix("Value error, ")
+    return (f"{path}: {reason}" if path else f"the body is wrong: {reason}"), path

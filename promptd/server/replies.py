@@ -1,0 +1,103 @@
+"""Sends a turn to its client, whole or as server-sent events, and cancels it when the client leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+
+from fastapi import Request
+from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from promptd.chat import Completion
+from promptd.errors import PromptdError
+from promptd.server.turn import Turn
+
+KEEP_ALIVE_S = 15.0
+"""After this long without a piece a stream carries a comment, so that proxies do not take it for dead."""
+
+BEGIN_S = 10.0
+"""How long a stream's headers wait for the first piece: an error in that time is answered with a status of its own."""
+
+
+class Encoding(Protocol):
+    """How the events of a turn look on the wire; each method returns whole server-sent events."""
+
+    def begin(self) -> bytes:
+        """Return what comes before the first piece."""
+
+    def piece(self, text: str) -> bytes:
+        """Return one piece of the reply."""
+
+    def end(self, completion: Completion) -> bytes:
+        """Return the end of a whole reply."""
+
+    def fail(self, error: PromptdError) -> bytes:
+        """Return the end of a reply that `error` cut short."""
+
+
+def sse(data: Any, event: str | None = None) -> bytes:
+    """Return one server-sent event with `data` as JSON."""
+    return format_sse_event(data_str=json.dumps(data, ensure_ascii=False, separators=(",", ":")), event=event)
+
+
+async def whole(request: Request, turn: Turn) -> Completion:
+    """Wait for the whole reply; raises the PromptdError that ended it."""
+    async with _cancelled_when_left(request, turn):
+        while not isinstance(event := await turn.next(), Completion):
+            pass
+    return event
+
+
+async def stream(request: Request, turn: Turn, encoding: Encoding) -> StreamingResponse:
+    """Return a response that sends the reply as it is made; raises the PromptdError of a turn that fails at once."""
+    async with _cancelled_when_left(request, turn):
+        first = await turn.next(BEGIN_S)
+    return _TurnStream(turn, first, encoding)
+
+
+class _TurnStream(StreamingResponse):
+    def __init__(self, turn: Turn, first: str | Completion | None, encoding: Encoding) -> None:
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(_events(turn, first, encoding), headers=headers, media_type="text/event-stream")
+        self._turn = turn
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._turn.cancel()
+
+
+async def _events(turn: Turn, event: str | Completion | None, encoding: Encoding) -> AsyncIterator[bytes]:
+    yield encoding.begin()
+    try:
+        while not isinstance(event, Completion):
+            yield KEEPALIVE_COMMENT if event is None else encoding.piece(event)
+            event = await turn.next(KEEP_ALIVE_S)
+        yield encoding.end(event)
+    except PromptdError as error:
+        yield encoding.fail(error)
+
+
+@asynccontextmanager
+async def _cancelled_when_left(request: Request, turn: Turn) -> AsyncIterator[None]:
+    """Cancel `turn` when the client leaves, or the request fails, before the block ends."""
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        turn.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield
+    except BaseException:
+        turn.cancel()
+        raise
+    finally:
+        watcher.cancel()

@@ -1,0 +1,107 @@
+"""The bridge between the threads that make a reply and the event loop that sends it: one turn, in pieces."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from promptd.chat import Completion
+from promptd.errors import Busy, PromptdError
+
+Outcome = Completion | PromptdError
+"""How a turn ends."""
+
+Event = str | Outcome
+"""What happens in a turn: pieces of the reply, then the outcome."""
+
+STOP_S = 5.0
+"""What cancelled turns get to end in: a step of the engine, or the epoch tick that stops a guest."""
+
+
+class Turn:
+    """One reply on its way to one client; made by `Turns.start`.
+
+    `put` may be called from any thread, and is called with exactly one Completion or PromptdError at the end, also
+    after `cancel`; that is when `ended` is called. The rest belongs to the event loop.
+    """
+
+    def __init__(self, cancel: Callable[[], None], ended: Callable[[Turn, Outcome], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._cancel = cancel
+        self._ended = ended
+        self._over = False
+
+    def put(self, event: Event) -> None:
+        """Pass on the next event of the reply."""
+        with contextlib.suppress(RuntimeError):  # The loop is closed: the daemon has gone down, nobody listens.
+            self._loop.call_soon_threadsafe(self._receive, event)
+
+    def _receive(self, event: Event) -> None:
+        self._events.put_nowait(event)
+        if not isinstance(event, str):
+            self._over = True
+            self._ended(self, event)
+
+    async def next(self, timeout_s: float | None = None) -> str | Completion | None:
+        """Return the next piece, at the end the Completion, or None when `timeout_s` pass without either.
+
+        Raises the PromptdError that ended the reply.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                event = await self._events.get()
+        except TimeoutError:
+            return None
+        if isinstance(event, PromptdError):
+            raise event
+        return event
+
+    def cancel(self) -> None:
+        """Stop making the reply, unless it is there already. Idempotent."""
+        if not self._over:
+            self._cancel()
+
+    def abort(self, error: PromptdError) -> None:
+        """Cancel, and let the client see `error` as the end of its reply."""
+        self._events.put_nowait(error)
+        self.cancel()
+
+
+class Turns:
+    """The turns that are running, so that a daemon that goes down can wait for them."""
+
+    def __init__(self) -> None:
+        self._running: set[Turn] = set()
+        self._draining = False
+
+    def start(self, cancel: Callable[[], None], ended: Callable[[Outcome], None]) -> Turn:
+        """Return a turn that `cancel` stops; `ended` is called on the event loop once it is over.
+
+        Raises Busy once the daemon is going down.
+        """
+        if self._draining:
+            raise Busy("promptd is shutting down")
+
+        def forget(turn: Turn, outcome: Outcome) -> None:
+            self._running.discard(turn)
+            ended(outcome)
+
+        turn = Turn(cancel, forget)
+        self._running.add(turn)
+        return turn
+
+    async def drain(self, grace_s: float) -> None:
+        """Take no more turns, give those that run `grace_s` to end, then abort them."""
+        self._draining = True
+        await self._settled(grace_s)
+        for turn in self._running:
+            turn.abort(Busy("promptd is shutting down; this reply is incomplete"))
+        await self._settled(STOP_S)
+
+    async def _settled(self, timeout_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._running:
+                    await asyncio.sleep(0.02)

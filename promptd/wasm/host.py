@@ -1,0 +1,64 @@
+"""The host: settings, model store, graphs, backends and wasm runtime put together, for the CLI and the server."""
+
+from __future__ import annotations
+
+from promptd.backends import open_graph
+from promptd.backends.base import Graph
+from promptd.backends.echo import EchoGraph
+from promptd.config import GraphSettings, GuestSettings, Settings
+from promptd.graphs.reference import EchoReference, FileReference, parse_reference
+from promptd.graphs.registry import Registry
+from promptd.graphs.store import Store
+from promptd.wasm.cache import CompileCache
+from promptd.wasm.grants import Grant
+from promptd.wasm.guest import Guest
+from promptd.wasm.runtime import Runtime
+from promptd.wasm.session import Session
+from promptd.wasm.stdio import Stdio
+
+
+class Host:
+    """Everything one promptd process runs guests with. Thread-safe; close it when done.
+
+    Graphs are loaded and guests compiled when they are first asked for, and shared from then on.
+    """
+
+    def __init__(self, settings: Settings, *, store: Store | None = None) -> None:
+        self.settings = settings
+        self._store = store or Store()
+        self._runtime = Runtime(CompileCache.open())
+        self._graphs = Registry[Graph](self._load_graph, settings.graphs)
+        self._guests = Registry[Guest](self._load_guest, settings.guests, kind="guest")
+
+    def graph(self, name: str) -> Graph:
+        """Return the graph of that name, loading its model if need be; raises a PromptdError."""
+        return self._graphs.get(name)
+
+    def graph_names(self) -> list[str]:
+        """Return the names of all graphs, sorted."""
+        return sorted(self.settings.graphs)
+
+    def guest_names(self) -> list[str]:
+        """Return the names of all guests, sorted."""
+        return sorted(self.settings.guests)
+
+    def open_session(self, guest_name: str, *, stdio: Stdio, identity: str) -> Session:
+        """Start an instance of the guest of that name, with the grants its settings give it; raises a PromptdError."""
+        guest = self._guests.get(guest_name)
+        grant = Grant.of(self.settings.guests[guest_name])
+        return Session(self._runtime, guest, grant, self.graph, stdio, identity)
+
+    def close(self) -> None:
+        """Unload all models. Idempotent."""
+        self._graphs.close()
+        self._runtime.close()
+
+    def _load_graph(self, name: str, settings: GraphSettings) -> Graph:
+        reference = parse_reference(settings.model)
+        if isinstance(reference, EchoReference):
+            return EchoGraph()
+        path = reference.path if isinstance(reference, FileReference) else self._store.resolve(reference).path
+        return open_graph(path, settings, self.settings.engine)
+
+    def _load_guest(self, name: str, settings: GuestSettings) -> Guest:
+        return self._runtime.load(settings.file, name)

@@ -1,0 +1,108 @@
+"""The wasmtime engine all guests of a process share, and the thread that advances its epoch while guests run."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from wasmtime import Config, Engine
+
+from promptd.errors import Busy
+from promptd.wasm import fixes
+from promptd.wasm.cache import CompileCache
+from promptd.wasm.guest import Guest, load_guest
+
+DEADLINE_TICK_S = 0.01
+"""How often a running guest is asked whether it may go on, and so how long a stopped loop runs on."""
+
+SETTINGS = "epoch_interruption=1 threads=0 gc=0"
+"""What `_engine` configures, as a part of the compile cache's key."""
+
+SLEEPERS_LIMIT = 64
+"""Most stopped guests that may still sleep in a WASI call: wasmtime cannot interrupt it, so thread and memory stay."""
+
+
+def _engine() -> Engine:
+    config = Config()
+    config.epoch_interruption = True
+    config.wasm_threads = False  # the memory limit does not reach shared memories
+    config.wasm_gc = False  # a GC heap would be a second memory beside the limited one
+    # Multi-memory stays on: wasmtime 50 joins components inside a component by modules that need it, and aborts the
+    # process where it is off. The store's limit of memories bounds their number.
+    return Engine(config)
+
+
+class Runtime:
+    """One per process: everything guests share. Any thread may use it."""
+
+    def __init__(self, cache: CompileCache | None = None) -> None:
+        fixes.apply()
+        self.engine = _engine()
+        self._cache = cache
+        self._lock = threading.Lock()
+        self._busy = threading.Event()
+        self._running = 0
+        self._sleepers = 0
+        self._closed = False
+        self._ticker: threading.Thread | None = None
+
+    def load(self, path: Path, name: str | None = None) -> Guest:
+        """Return the guest in `path`, compiled or from the cache; `name` is what errors and logs call it.
+
+        Raises NotFound without such a file, InvalidEncoding when it is not valid WebAssembly, UnsupportedOperation when
+        it exports nothing to run, or imports what promptd does not offer.
+        """
+        with self.running():
+            return load_guest(self.engine, self._cache, SETTINGS, path, name)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Advance the epoch while a guest runs in the block; Busy when too many stopped guests are still asleep."""
+        with self._lock:
+            if self._sleepers >= SLEEPERS_LIMIT:
+                raise Busy(
+                    f"{self._sleepers} stopped guests still sleep inside a WASI call; restart promptd to be rid of them"
+                )
+            self._running += 1
+            self._busy.set()
+            if self._ticker is None:
+                self._ticker = threading.Thread(target=self._tick, name="promptd-epoch", daemon=True)
+                self._ticker.start()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running -= 1
+                if not self._running:
+                    self._busy.clear()
+
+    def count_sleeper(self, change: int) -> None:
+        """Note that a stopped guest is left asleep (1), or has woken and gone (-1)."""
+        with self._lock:
+            self._sleepers += change
+
+    @property
+    def guests(self) -> int:
+        """Guests that run now, or wait for input, or sleep."""
+        return self._running
+
+    @property
+    def sleepers(self) -> int:
+        """Stopped guests whose thread is still inside a WASI call."""
+        return self._sleepers
+
+    def close(self) -> None:
+        """End the ticker; guests that still run are no longer stopped by it."""
+        self._closed = True
+        self._busy.set()
+        if self._ticker is not None:
+            self._ticker.join()
+
+    def _tick(self) -> None:
+        while not self._closed:
+            self._busy.wait()
+            self.engine.increment_epoch()
+            time.sleep(DEADLINE_TICK_S)

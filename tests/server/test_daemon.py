@@ -1,0 +1,135 @@
+"""`promptd serve` as a process: its ready line, its signals, its refusals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from serving import PATIENCE_S
+
+COMMAND = (sys.executable, "-c", "from promptd.cli import main; main()", "serve")
+
+
+@contextmanager
+def _daemon(*options: str) -> Iterator[tuple[subprocess.Popen[str], httpx2.Client]]:
+    """Run the daemon on a free port and wait for its ready line."""
+    process = subprocess.Popen(
+        [*COMMAND, "--port", "0", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout and process.stderr
+    try:
+        line = process.stdout.readline()
+        assert line.startswith("promptd is listening on http://127.0.0.1:"), process.stderr.read()
+        with httpx2.Client(base_url=line.split()[-1], timeout=PATIENCE_S, trust_env=False) as http:
+            yield process, http
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    return process.returncode, errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_daemon_cleanly(number: signal.Signals, guest_files: dict[str, Path]) -> None:
+    with _daemon("--graph", "echo=echo", "--guest", f"handler={guest_files['handler']}") as (process, http):
+        session = http.post("/v1/sessions", json={"guest": "handler"}).json()["id"]
+        assert http.post(f"/v1/sessions/{session}/messages", json={"content": "hi"}).status_code == 200
+        process.send_signal(number)
+        assert _ended(process) == (0, "")
+
+
+def test_sigterm_lets_a_short_reply_end(smollm2: Path) -> None:
+    with _daemon("--graph", f"chat=file:{smollm2}", "-o", "chat.temperature=0") as (process, http):
+        body = {"model": "chat", "messages": [{"role": "user", "content": "Hi"}], "stream": True, "max_tokens": 10}
+        with http.stream("POST", "/v1/chat/completions", json=body) as response:
+            lines = response.iter_lines()
+            next(lines)
+            process.terminate()
+            assert [line for line in lines if line][-1] == "data: [DONE]"
+        assert _ended(process) == (0, "")
+
+
+def test_sigterm_ends_long_replies_with_an_error_and_leaves_no_process(
+    smollm2: Path, guest_files: dict[str, Path]
+) -> None:
+    endless = [f"chat.{option}" for option in ("temperature=100", "top-k=0", "top-p=1", "min-p=0")]
+    graph = ("--graph", f"chat=file:{smollm2}", *(word for option in endless for word in ("-o", option)))
+    with _daemon(*graph, "--guest", f"handler={guest_files['handler']}") as (process, http):
+        story: Any = {"messages": [{"role": "user", "content": "#Tell me a long story."}], "stream": True}
+        with (
+            http.stream("POST", "/v1/chat/completions", json={"model": "guest/handler", **story}) as guests,
+            http.stream("POST", "/v1/chat/completions", json={"model": "chat", **story}) as graphs,
+        ):
+            of_guest, of_graph = guests.iter_lines(), graphs.iter_lines()
+            next(of_guest), next(of_graph)
+            tasks = Path(f"/proc/{process.pid}/task").iterdir()
+            workers = [child for task in tasks for child in (task / "children").read_text().split()]
+            process.terminate()
+            assert "shutting down" in [line for line in of_guest if line][-1]
+            assert "shutting down" in [line for line in of_graph if line][-1]
+        assert _ended(process) == (0, "")
+        assert workers
+        assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--graph", "echo=echo", "--host", "0.0.0.0"), "--allow-remote"),
+        (("--graph", "echo=echo", "--host", "not an address"), "cannot listen on"),
+        ((), "nothing to serve"),
+        (("--graph", "echo"), "NAME=REF"),
+        (("--graph", "echo=echo", "-o", "echo.warmth=1"), "warmth"),
+        (("--guest", "bot=missing.wasm"), "missing.wasm"),
+        (("--graph", "chat=no-such-model", "--offline"), "no-such-model"),
+        (("--config", "missing.toml"), "missing.toml"),
+    ],
+)
+def test_what_cannot_be_served_is_one_sentence(options: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    done = subprocess.run([*COMMAND, "--port", "0", *options], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("promptd: ") and done.stderr.count("\n") == 1
+    assert words in done.stderr
+
+
+def test_a_port_in_use_is_one_sentence() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = subprocess.run([*COMMAND, "--graph", "e=echo", "--port", port], capture_output=True, text=True)
+    assert done.returncode == 1
+    reason = f"cannot listen on 127.0.0.1 port {port}: Address already in use; choose another with --port"
+    assert done.stderr == f"promptd: {reason}\n"
+
+
+def test_settings_come_from_promptd_toml_and_the_command_line_goes_before(
+    tmp_path: Path, guest_files: dict[str, Path]
+) -> None:
+    config = tmp_path / "promptd.toml"
+    config.write_text(
+        f"""
+        [server]
+        port = 1
+        [graphs.one]
+        model = "echo"
+        [guests.bot]
+        file = "{os.path.relpath(guest_files["lines"], tmp_path)}"
+        """
+    )
+    with _daemon("--config", str(config), "--graph", "two=echo") as (_, http):
+        names = [model["id"] for model in http.get("/v1/models").json()["data"]]
+        assert names == ["one", "two", "guest/bot"]
+        body = {"model": "guest/bot", "messages": [{"role": "user", "content": "hi"}]}
+        assert http.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]["content"] == "said: hi"

@@ -13,8 +13,8 @@ from promptd.config import GraphSettings, GuestSettings
 from promptd.shipped import shipped
 
 GRAPH_NAME = "chat"
-DEFAULT_GRAPH = GraphSettings(model="smollm2", system="You are a helpful assistant.")
-"""What is chatted with when nobody says otherwise. Small models answer to the point only when told this much."""
+DEFAULT_GRAPH = GraphSettings(model="smollm2", system="You are a helpful assistant.", temperature=0.2, top_p=0.9)
+"""What is chatted with when nobody says otherwise; sampled as the model's card recommends."""
 BUILT_IN_GUEST = "guests/terminal/chat.wasm"
 
 

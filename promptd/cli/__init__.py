@@ -64,8 +64,6 @@ def main() -> None:
         print_error(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        if sys.stderr.isatty():
-            print(file=sys.stderr)  # noqa: T201 - ends the line on which the terminal echoed ^C
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         # Whoever read our output has left. Python would complain once more while it closes stdout.

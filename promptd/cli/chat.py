@@ -10,11 +10,22 @@ import typer
 from promptd.cli.options import Config, Offline, Options, read_settings
 from promptd.cli.run import run_guest
 from promptd.config import GraphSettings, GuestSettings
+from promptd.errors import InvalidArgument
 from promptd.shipped import shipped
 
 GRAPH_NAME = "chat"
-DEFAULT_GRAPH = GraphSettings(model="smollm2", system="You are a helpful assistant.", temperature=0.2, top_p=0.9)
-"""What is chatted with when nobody says otherwise; sampled as the model's card recommends."""
+DEFAULT_GRAPH = GraphSettings(
+    model="smollm2",
+    system="You are a helpful assistant.",
+    temperature=0.2,
+    top_p=0.9,
+    repeat_penalty=1.1,
+    max_tokens=512,
+)
+"""What is chatted with when nobody says otherwise, sampled as the model's card recommends.
+
+So small a model can fall into repeating itself: replies need a penalty for that, and an end.
+"""
 BUILT_IN_GUEST = "guests/terminal/chat.wasm"
 
 
@@ -31,6 +42,8 @@ def chat(
 
     The chat itself is a WebAssembly guest that is granted this one graph and nothing else.
     """
+    if graph and "=" in graph:
+        raise InvalidArgument(f"--graph {graph!r} is not a model: promptd chat takes --graph REF, without a name")
     options = [text if "." in text.partition("=")[0] else f"{GRAPH_NAME}.{text}" for text in option]
     graphs = [f"{GRAPH_NAME}={graph}"] if graph else []
     settings = read_settings(config, graphs, options, defaults={GRAPH_NAME: DEFAULT_GRAPH})

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from promptd.backends import encoding_of
 from promptd.cli.output import ProgressLines, print_error, print_json, print_line, print_table
 from promptd.errors import NotFound
 from promptd.graphs.blob import hash_file
@@ -39,6 +40,9 @@ def list_(as_json: AsJson = False) -> None:
     models = Store().list()
     if as_json:
         print_json([_as_table(model) for model in models])
+        return
+    if not models:
+        print_line("no models are here yet; get one with: promptd pull smollm2")
         return
     rows = [
         (
@@ -93,12 +97,18 @@ def verify(
         raise typer.Exit(1)
 
 
-def pull_missing(store: Store, references: Iterable[str]) -> None:
-    """Pull those of `references` that the store manages and that are not here yet, showing progress; raises a
-    PromptdError.
+def pull_missing(store: Store, references: Iterable[str], *, check_files: bool = True) -> None:
+    """Pull those of `references` that the store manages and that are not here yet, showing progress.
+
+    Raises a PromptdError; with `check_files` also for a file that is not there or is no model.
     """
     for reference in dict.fromkeys(references):
-        if isinstance(parse_reference(reference), EchoReference | FileReference):
+        parsed = parse_reference(reference)
+        if isinstance(parsed, EchoReference):
+            continue
+        if isinstance(parsed, FileReference):
+            if check_files:
+                encoding_of(store.resolve(reference).path)
             continue
         try:
             store.resolve(reference)

@@ -11,8 +11,12 @@ import typer
 
 from promptd.cli.models import pull_missing
 from promptd.cli.options import Config, Graphs, Offline, Options, Preloads, read_settings, split_pair
+from promptd.cli.output import print_line
 from promptd.config import GuestSettings, Settings, guest_limits
+from promptd.errors import NotFound
 from promptd.wasm.grants import directory_grant
+
+OWN_OPTIONS = {"--graph", "-o", "--option", "--env", "--dir", "--memory", "--deadline", "--config", "--offline"}
 
 
 def run(
@@ -35,6 +39,9 @@ def run(
     The exit code is the guest's own; 134 when it trapped or hit a limit, 1 when it could not be run.
     """
     settings = read_settings(config, graph, option, preloads=preload)
+    if misplaced := OWN_OPTIONS & set(arguments or ()):
+        note = f"promptd: {min(misplaced)} is given to the guest; promptd's own options go before {guest}"
+        print_line(note, sys.stderr)
     granted = _guest_settings(guest, settings)
     granted = granted.model_copy(
         update={
@@ -59,13 +66,19 @@ def run_guest(settings: Settings, guest: GuestSettings, *, offline: bool = False
     store = Store(offline=offline or None)
     name = guest.file.name
     settings = settings.model_copy(update={"guests": {name: guest}})
-    pull_missing(store, [settings.graphs[graph].model for graph in guest.graphs if graph in settings.graphs])
+    models = [settings.graphs[graph].model for graph in guest.graphs if graph in settings.graphs]
+    pull_missing(store, models, check_files=not guest.wasmedge)  # WasmEdge looks at files only when a guest loads them
     stdio = Stdio(Stdin.INHERIT, terminal_sink(1), terminal_sink(2))
     with (
         closing(Host(settings, store=store)) as host,
         host.open_session(name, stdio=stdio, identity=name) as session,
     ):
-        code = session.run()
+        try:
+            code = session.run()
+        except KeyboardInterrupt:
+            if sys.stderr.isatty():
+                print_line(stream=sys.stderr)  # ends the line on which the terminal echoed ^C
+            raise
     sys.exit(code)
 
 
@@ -73,4 +86,7 @@ def _guest_settings(guest: str, settings: Settings) -> GuestSettings:
     """Return the settings of the guest of that name, or of a mere file, which may use every named graph."""
     if guest in settings.guests and not Path(guest).exists():
         return settings.guests[guest]
+    if settings.guests and not Path(guest).exists():
+        names = ", ".join(sorted(settings.guests))
+        raise NotFound(f"there is no guest file {guest}, and the settings have no guest of that name, only {names}")
     return GuestSettings(file=Path(guest), graphs=tuple(settings.graphs))

@@ -51,6 +51,7 @@ def serve(
         store = Store(offline=offline or None)
         pull_missing(store, [graph.model for graph in settings.graphs.values()])
         with closing(Host(settings, store=store)) as host:
+            host.load_guests()
             Daemon(host, listener, announce=print_line).run()
 
 

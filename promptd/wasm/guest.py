@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ from promptd.wasm.control import Stopped
 from promptd.wasm.face import Face
 from promptd.wasm.guest_file import Format, compile_fault, read_guest
 from promptd.wasm.module import CoreImports, inspect_module
+
+_log = logging.getLogger("promptd.guest")
 
 HANDLER = "promptd:prompt/handler@0.1.0"
 _RUN = re.compile(r"wasi:cli/run@0\.2\.\d+$")
@@ -92,6 +95,10 @@ def load_guest(engine: Engine, cache: CompileCache | None, settings: str, path: 
     return Guest(name, path, digest, format, code, run, is_handler, imports, memories)
 
 
+LARGE_GUEST = 4_000_000
+"""Bytes of a guest from which compiling it is a wait that has to be explained."""
+
+
 def _compiled(
     engine: Engine, cache: CompileCache | None, settings: str, path: Path, content: bytes, format: Format
 ) -> Component | Module:
@@ -102,6 +109,8 @@ def _compiled(
             return kind.deserialize_file(engine, str(file))
         except WasmtimeError:
             cache.remove(file)
+    if len(content) > LARGE_GUEST:
+        _log.warning("compiling %s, %d MB: this takes seconds, once", path.name, len(content) // 10**6)
     try:
         code = kind(engine, content)
     except WasmtimeError as error:

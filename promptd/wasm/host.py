@@ -42,6 +42,11 @@ class Host:
         """Return the names of all guests, sorted."""
         return sorted(self.settings.guests)
 
+    def load_guests(self) -> None:
+        """Compile all guests now, so that nobody waits for it later; raises the PromptdError of one that fails."""
+        for name in self.guest_names():
+            self._guests.get(name)
+
     def open_session(self, guest_name: str, *, stdio: Stdio, identity: str) -> Session:
         """Start an instance of the guest of that name, with the grants its settings give it; raises a PromptdError."""
         guest = self._guests.get(guest_name)

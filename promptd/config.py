@@ -18,6 +18,9 @@ NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,79}$"
 
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*$", re.IGNORECASE)
 _DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h)?\s*$")
+MAX_SIZE = 2**62
+"""Bytes; far from where arithmetic on sizes ends."""
+MAX_DURATION_S = 10 * 365 * 86400.0
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 
 
@@ -26,12 +29,15 @@ def parse_size(text: str | int) -> int:
     if isinstance(text, int) and not isinstance(text, bool):
         if text < 0:
             raise ValueError("a size cannot be negative")
-        return text
+        return min(text, MAX_SIZE)
     match = _SIZE.match(str(text))
     if not match:
         raise ValueError(f"{text!r} is not a size; write for example 256MiB or 1GiB")
     exponent = " kmgt".index(match[2].lower() or " ")
-    return int(float(match[1]) * 1024**exponent)
+    size = float(match[1]) * 1024**exponent
+    if size >= MAX_SIZE:
+        raise ValueError(f"{str(text)[:40]!r} is larger than any machine")
+    return int(size)
 
 
 def parse_duration(text: str | float) -> float:
@@ -39,7 +45,10 @@ def parse_duration(text: str | float) -> float:
     match = _DURATION.match(str(text))
     if isinstance(text, bool) or not match:
         raise ValueError(f"{text!r} is not a duration; write for example 60s or 5m")
-    return float(match[1]) * _SECONDS[match[2]]
+    seconds = float(match[1]) * _SECONDS[match[2]]
+    if seconds > MAX_DURATION_S:
+        raise ValueError(f"{str(text)[:40]!r} is longer than ten years")
+    return seconds
 
 
 Size = Annotated[int, BeforeValidator(parse_size)]
@@ -170,14 +179,14 @@ def load_settings(path: Path | None) -> Settings:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InvalidArgument(f"cannot read settings {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidArgument(f"settings {path} are not valid TOML: {error}") from error
     return _validated(Settings, _rooted(table, path.parent), str(path))
 
 
 def graph_settings(name: str, model: str, options: dict[str, Any], base: GraphSettings | None = None) -> GraphSettings:
     """Return settings of graph `name` from the command line; `options` maps what follows `-o NAME.` to its text."""
-    if not re.match(NAME_PATTERN, name):
+    if not re.fullmatch(NAME_PATTERN, name):
         raise InvalidArgument(f"{name!r} cannot be a graph's name: letters, digits, '.', '_' and '-' only, at most 80")
     table: dict[str, Any] = base.model_dump(by_alias=True, exclude_unset=True) if base else {}
     table["model"] = model
@@ -234,7 +243,7 @@ def _rooted(table: dict[str, Any], folder: Path) -> dict[str, Any]:
         if isinstance(guest, dict):
             if isinstance(guest.get("file"), str):
                 guest["file"] = folder / guest["file"]
-            for grant in guest.get("dirs", ()):
+            for grant in guest["dirs"] if isinstance(guest.get("dirs"), list) else ():
                 if isinstance(grant, dict) and isinstance(grant.get("host"), str):
                     grant["host"] = folder / grant["host"]
     return table
@@ -242,7 +251,7 @@ def _rooted(table: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def guest_settings(name: str, file: Path, base: GuestSettings) -> GuestSettings:
     """Return `base` for a guest `name` in `file`; raises InvalidArgument when it cannot be called that."""
-    if not re.match(NAME_PATTERN, name):
+    if not re.fullmatch(NAME_PATTERN, name):
         raise InvalidArgument(f"{name!r} cannot be a guest's name: letters, digits, '.', '_' and '-' only, at most 80")
     return base.model_copy(update={"file": file})
 

@@ -134,3 +134,27 @@ def test_durations(text: str, seconds: float):
 def test_wrong_durations(text: str):
     with pytest.raises(ValueError):
         parse_duration(text)
+
+
+@pytest.mark.parametrize("text", ["9" * 400, "99999999999999T"])
+def test_sizes_and_durations_beyond_all_measure_are_refused(text: str):
+    with pytest.raises(ValueError):
+        parse_size(text)
+    with pytest.raises(ValueError):
+        parse_duration(text.rstrip("T") + "h")
+
+
+@pytest.mark.parametrize(
+    "text", ["[guests.a]\nfile = 'x'\ndirs = 1\n", "[guests]\na = { dirs = [1] }\n", "a = " + "[" * 5000 + "]" * 5000]
+)
+def test_settings_of_any_shape_are_refused_in_one_sentence(tmp_path: Path, text: str):
+    path = tmp_path / "promptd.toml"
+    path.write_text(text)
+    with pytest.raises(InvalidArgument) as caught:
+        load_settings(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_name_with_a_line_break_at_its_end_is_refused():
+    with pytest.raises(InvalidArgument):
+        graph_settings("chat\n", "echo", {})

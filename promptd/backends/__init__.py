@@ -8,6 +8,7 @@ from pathlib import Path
 from promptd.backends.base import Graph
 from promptd.config import EngineSettings, GraphSettings
 from promptd.errors import InvalidEncoding, NotFound
+from promptd.graphs.gguf import read_gguf
 
 Open = Callable[[Path, GraphSettings, EngineSettings], Graph]
 
@@ -15,6 +16,7 @@ Open = Callable[[Path, GraphSettings, EngineSettings], Graph]
 def _ggml(path: Path, settings: GraphSettings, engine: EngineSettings) -> Graph:
     from promptd.backends.ggml import GgmlGraph
 
+    read_gguf(path)  # files from strangers have crashed llama.cpp, which would see this one next
     return GgmlGraph(path, settings, engine)
 
 
@@ -30,11 +32,11 @@ BACKENDS: dict[str, Open] = {"ggml": _ggml, "onnx": _onnx}
 
 def encoding_of(path: Path) -> str:
     """Return the encoding of a model file; raises NotFound or InvalidEncoding, naming no folder: guests read it."""
+    if path.exists() and not path.is_file():  # opening a FIFO would wait for ever
+        raise InvalidEncoding(f"{path.name} is not a file that could be a model")
     try:
         with path.open("rb") as file:
             head = file.read(16)
-    except IsADirectoryError:
-        raise InvalidEncoding(f"{path.name} is a directory, not a model file") from None
     except OSError as error:
         raise NotFound(f"cannot read the model file {path.name}: {error.strerror}") from error
     if head.startswith(b"GGUF") or path.suffix == ".gguf":

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from promptd.cli.options import Config, Offline, Options, read_settings
-from promptd.cli.run import run_guest
+from promptd.cli.run import check_text, run_guest
 from promptd.config import GraphSettings, GuestSettings
 from promptd.errors import InvalidArgument
 from promptd.shipped import shipped
@@ -44,6 +44,7 @@ def chat(
     """
     if graph and "=" in graph:
         raise InvalidArgument(f"--graph {graph!r} is not a model: promptd chat takes --graph REF, without a name")
+    check_text("the words of the prompt", prompt or [])
     options = [text if "." in text.partition("=")[0] else f"{GRAPH_NAME}.{text}" for text in option]
     graphs = [f"{GRAPH_NAME}={graph}"] if graph else []
     settings = read_settings(config, graphs, options, defaults={GRAPH_NAME: DEFAULT_GRAPH})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,7 @@ from promptd.cli.models import pull_missing
 from promptd.cli.options import Config, Graphs, Offline, Options, Preloads, read_settings, split_pair
 from promptd.cli.output import print_line
 from promptd.config import GuestSettings, Settings, guest_limits
-from promptd.errors import NotFound
+from promptd.errors import InvalidArgument, NotFound
 from promptd.wasm.grants import directory_grant
 
 OWN_OPTIONS = {"--graph", "-o", "--option", "--env", "--dir", "--memory", "--deadline", "--config", "--offline"}
@@ -38,6 +39,8 @@ def run(
 
     The exit code is the guest's own; 134 when it trapped or hit a limit, 1 when it could not be run.
     """
+    check_text("the guest's arguments", arguments or [])
+    check_text("--env", env)
     settings = read_settings(config, graph, option, preloads=preload)
     if misplaced := OWN_OPTIONS & set(arguments or ()):
         note = f"promptd: {min(misplaced)} is given to the guest; promptd's own options go before {guest}"
@@ -80,6 +83,13 @@ def run_guest(settings: Settings, guest: GuestSettings, *, offline: bool = False
                 print_line(stream=sys.stderr)  # ends the line on which the terminal echoed ^C
             raise
     sys.exit(code)
+
+
+def check_text(where: str, words: Sequence[str]) -> None:
+    """Raise InvalidArgument for words that were not UTF-8: a guest's strings are."""
+    for word in words:
+        if not word.isprintable() and any("\ud800" <= character <= "\udfff" for character in word):
+            raise InvalidArgument(f"{where} are not UTF-8 text: {word!r}")
 
 
 def _guest_settings(guest: str, settings: Settings) -> GuestSettings:

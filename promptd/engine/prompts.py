@@ -65,6 +65,10 @@ class PromptBuilder:
             raise TooLarge(
                 f"the prompt has {size} characters, far beyond the {self._context} tokens this conversation can hold"
             )
+        if len(messages) > self._context:  # each costs a token at least, and rendering them all would cost time
+            raise TooLarge(
+                f"the prompt has {len(messages)} messages, more than the {self._context} tokens it can be in all"
+            )
         prompt = self._continue(transcript, history, rendered, messages)
         share = self._context // REPLY_SHARE
         reserve = share if max_tokens is None else min(share, max_tokens)

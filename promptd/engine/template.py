@@ -8,10 +8,12 @@ from Python's objects; the limits here keep it from taking the worker's time and
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
@@ -31,6 +33,8 @@ MAX_OUTPUT_BASE = 1_000_000
 """... plus this many characters."""
 MAX_CPU_SECONDS = 5.0
 """Processor time one rendering may take; a usual one takes well under a millisecond."""
+MAX_MEMORY = 512 * 1024**2
+"""Bytes of address space one rendering may add to the worker's."""
 MAX_OPERAND = 10_000_000
 """Largest number, or length of a product, that arithmetic in a template may reach."""
 
@@ -154,14 +158,18 @@ def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, 
 
 @contextmanager
 def _guarded() -> Iterator[None]:
-    """Run template code with a limit on processor time, and turn whatever it raises into one sentence.
+    """Run template code with limits on processor time and memory, and turn whatever it raises into one sentence.
 
-    The limit is a timer signal, so it works in the main thread only, which in the worker is the one that steps.
+    The limit on time is a timer signal, so it works in the main thread only, which in the worker is the one that steps.
     """
 
     def expire(number: int, frame: FrameType | None) -> None:
         raise _TooMuch(f"it takes more than {MAX_CPU_SECONDS:g} s")
 
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    allowed = _address_space() + MAX_MEMORY
+    if soft == resource.RLIM_INFINITY or allowed < soft:
+        resource.setrlimit(resource.RLIMIT_AS, (allowed, hard))
     previous = signal.signal(signal.SIGVTALRM, expire)
     signal.setitimer(signal.ITIMER_VIRTUAL, MAX_CPU_SECONDS)
     try:
@@ -172,9 +180,20 @@ def _guarded() -> Iterator[None]:
         raise InvalidArgument(f"the model's chat template refuses these messages: {refusal}") from refusal
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
+        if isinstance(error, MemoryError):
+            reason = "it takes too much memory"
         raise RuntimeFailure(
             f'the model\'s chat template fails: {reason}; set template = "none" to do without it'
         ) from error
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, previous)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _address_space() -> int:
+    """Return the bytes of address space this process has; where /proc is missing (macOS), enough for any process."""
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    except OSError:
+        return 2**46

@@ -32,6 +32,9 @@ Sink = Callable[[bytes], None]
 CHUNK = 65536
 """Bytes read at once: the capacity of a Linux pipe."""
 
+POLL_LIMIT_S = 86400.0
+"""Longest single wait; poll(2) takes its milliseconds as an int."""
+
 DRAIN_CHUNKS = 64
 """Most chunks of one stream that are handed on before the host looks after other things."""
 
@@ -197,7 +200,7 @@ class Streams:
 
         Raises OutputLimitReached, or what a sink raised; output after either is thrown away.
         """
-        for fd, _ in self._poll.poll(None if seconds is None else max(0, seconds) * 1000):
+        for fd, _ in self._poll.poll(None if seconds is None else min(max(0, seconds), POLL_LIMIT_S) * 1000):
             if fd == self._wake_read:
                 os.read(self._wake_read, CHUNK)
             elif fd == self._in:

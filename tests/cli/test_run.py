@@ -236,3 +236,25 @@ def test_ctrl_c_ends_a_guest_that_computes(wat: Callable[[str], Path]):
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 130
     assert "Traceback" not in errors
+
+
+def test_words_that_are_not_utf_8_are_refused(chat_guest: Path):
+    done = subprocess.run([PROMPTD, "run", chat_guest, b"\xff"], capture_output=True, text=True, check=False)
+    assert_one_sentence(done, "not UTF-8")
+
+
+def test_a_model_that_is_a_pipe_is_refused_and_not_waited_for(chat_guest: Path, tmp_path: Path):
+    os.mkfifo(tmp_path / "model.gguf")
+    done = promptd("run", "--graph", f"chat=file:{tmp_path / 'model.gguf'}", chat_guest, "hello")
+    assert_one_sentence(done, "model.gguf is not a file")
+
+
+def test_a_very_long_deadline_is_no_deadline_in_practice(chat_guest: Path):
+    done = promptd("run", "--deadline", "20000h", "--graph", "chat=echo", chat_guest, "hello")
+    assert (done.returncode, done.stdout) == (0, "hello\n")
+
+
+def test_options_after_the_guest_are_its_own_and_promptd_says_so(chat_guest: Path):
+    done = promptd("run", "--graph", "chat=echo", chat_guest, "--env", "A=1")
+    assert (done.returncode, done.stdout) == (0, "--env A=1\n")
+    assert "--env is given to the guest" in done.stderr

@@ -85,3 +85,16 @@ def test_a_template_cannot_take_all_time(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_no_template_is_the_texts_one_after_another() -> None:
     assert RawTemplate().render([Message("user", "a "), Message("assistant", "b")], 0.0) == "a b"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ 'x' | center(4000000000) }}",
+        "{% set ns = namespace(s='xxxxxxxx') %}{% for i in range(60) %}"
+        "{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}",
+    ],
+)
+def test_a_template_that_takes_gigabytes_is_stopped(source: str) -> None:
+    with pytest.raises(RuntimeFailure, match=r"too much memory|too much text"):
+        JinjaTemplate(source, {}).render([Message("user", "hi")], 0.0)

@@ -25,8 +25,11 @@ MODEL_NAME = "model of the guest"
 GUEST_MODEL_ENGINE = EngineSettings(kv_tokens=4096, max_sequences=8, queue=16)
 """A model that one guest brought serves that guest only."""
 
+GUEST_MODEL_KV_BYTES = 256 * 1024**2
+"""A small file can describe a model with an enormous KV cache."""
 
-def open_bytes(builders: Sequence[bytes], limit: int, deadline: float | None = None) -> Graph:
+
+def open_bytes(builders: Sequence[bytes], encoding: str, limit: int, deadline: float | None = None) -> Graph:
     """Load the model in the first of `builders`; the others are the caller's. `limit` is in bytes.
 
     Raises InvalidArgument without a model, TooLarge, InvalidEncoding for what is neither GGUF nor ONNX, and what the
@@ -39,13 +42,13 @@ def open_bytes(builders: Sequence[bytes], limit: int, deadline: float | None = N
         raise InvalidArgument("a guest cannot name a file of the host; load a granted graph by its name")
     if len(model) > limit:
         raise TooLarge(f"this model is {len(model)} bytes; one that is given as bytes may be {limit} at most")
-    if model.startswith(GGUF):
+    if model.startswith(GGUF) and encoding != "onnx":
         return _open_gguf(model)
-    if model[:1] == b"\x08":  # an ONNX ModelProto opens with field 1, ir_version
+    if model[:1] == b"\x08" and encoding != "ggml":  # an ONNX ModelProto opens with field 1, ir_version
         from promptd.backends.onnx import OnnxGraph
 
         return OnnxGraph(model, limit=limit, deadline=deadline)
-    raise InvalidEncoding("this model is neither a GGUF nor an ONNX file")
+    raise InvalidEncoding("this model is not what its encoding says, or neither a GGUF nor an ONNX file")
 
 
 def _open_gguf(model: bytes) -> Graph:
@@ -57,6 +60,6 @@ def _open_gguf(model: bytes) -> Graph:
             file.write(model)
         try:
             read_gguf(path)
-            return GgmlGraph(path, GraphSettings(model=MODEL_NAME), GUEST_MODEL_ENGINE)
+            return GgmlGraph(path, GraphSettings(model=MODEL_NAME), GUEST_MODEL_ENGINE, kv_bytes=GUEST_MODEL_KV_BYTES)
         except PromptdError as error:
             raise type(error)(str(error).replace(str(path), MODEL_NAME).replace(path.name, MODEL_NAME)) from error

@@ -9,19 +9,21 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from pydantic import ValidationError
 
+from promptd.backends.ggml_tensors import GgmlExecution
+from promptd.backends.ggml_text import GgmlTextModel
 from promptd.chat import ChatOptions, Message
 from promptd.config import EngineSettings, GraphSettings
 from promptd.engine import Conversation, Engine, EngineInfo, EngineStats, Reply, Sampling
-from promptd.errors import InvalidArgument, UnsupportedOperation
+from promptd.errors import InvalidArgument
 
 _OPTIONS = tuple(field.name for field in fields(ChatOptions))
 
-EngineKey = tuple[Path, str, int | None, EngineSettings]
-"""What decides how a model is loaded: file, target, context, and the worker's settings."""
+EngineKey = tuple[Path, Literal["cpu", "gpu", "auto"], int | None, EngineSettings, int | None]
+"""What decides how a model is loaded: file, target, context, the worker's settings, and a limit of the KV cache."""
 
 
 class GgmlPrompt:
@@ -59,10 +61,15 @@ class GgmlPrompt:
 class GgmlGraph:
     """A GGUF model with the settings of one graph."""
 
-    def __init__(self, path: Path, settings: GraphSettings, engine: EngineSettings) -> None:
-        """Load the model, or take it from a graph that has it loaded; raises what Engine raises."""
+    def __init__(
+        self, path: Path, settings: GraphSettings, engine: EngineSettings, *, kv_bytes: int | None = None
+    ) -> None:
+        """Load the model, or take it from a graph that has it loaded; raises what Engine raises.
+
+        `kv_bytes` limits the KV cache of a model nobody vouches for.
+        """
         self._settings = settings
-        self._key: EngineKey = (path.resolve(), settings.target, settings.context, engine)
+        self._key: EngineKey = (path.resolve(), settings.target, settings.context, engine, kv_bytes)
         self._engine = _ENGINES.acquire(self._key, path)
         self._lock = threading.Lock()
         self._closed = False
@@ -87,9 +94,13 @@ class GgmlGraph:
         )
         return GgmlPrompt(conversation, settings, options)
 
-    def execution_context(self, guest: str) -> Any:
-        """GGUF models take no tensors yet."""
-        raise UnsupportedOperation("a GGUF graph takes prompts, not tensors; use the prompt interface")
+    def execution_context(self, guest: str) -> GgmlExecution:
+        """Open an execution context, which takes a prompt as a U8 tensor; see ggml_tensors."""
+        return GgmlExecution(self._engine, self._settings, guest)
+
+    def text_model(self, config: bytes, guest: str) -> GgmlTextModel:
+        """Return the model under WasmEdge's conventions; see TextGraph."""
+        return GgmlTextModel(self._engine, self._settings, config, guest)
 
     def count_tokens(self, text: str) -> int:
         """Return how many tokens `text` is, special tokens not parsed."""
@@ -146,8 +157,8 @@ class _Engines:
         try:
             with shared.lock:
                 if shared.engine is None:
-                    _, target, context, settings = key
-                    shared.engine = Engine(path, settings, target=target, context=context)  # type: ignore[arg-type]
+                    _, target, context, settings, kv_bytes = key
+                    shared.engine = Engine(path, settings, target=target, context=context, kv_bytes=kv_bytes)
                 return shared.engine
         except BaseException:
             self.release(key)

@@ -10,9 +10,11 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from array import array
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -24,22 +26,34 @@ from promptd.engine.conversation import Conversation
 from promptd.engine.link import Link
 from promptd.engine.messages import (
     Accepted,
+    Cancel,
     Close,
     Command,
     Count,
     Counted,
+    Embed,
+    Embedded,
     Ended,
     EngineInfo,
     EngineStats,
     Event,
     Failed,
+    Generate,
     Pieces,
+    RawEnded,
+    RawPieces,
     ReadStats,
+    Sampling,
     Start,
     StatsRead,
+    Take,
+    Tokenize,
+    Tokenized,
 )
-from promptd.engine.transcript import Transcript
-from promptd.errors import PromptdError, RuntimeFailure, TooLarge
+from promptd.engine.prompts import MAX_TOKEN_CHARACTERS
+from promptd.engine.rawreply import RawReply
+from promptd.engine.transcript import TOKEN_CODE, Transcript
+from promptd.errors import BY_NAME, PromptdError, RuntimeFailure, TooLarge
 
 CRASH_WINDOW_S = 30.0
 MAX_CRASHES = 3
@@ -52,7 +66,9 @@ MAX_COUNT_CHARACTERS = 1024**2
 
 _DEFAULTS = EngineSettings()
 
-Notice = Event | str | PromptdError
+_DEFAULT_SAMPLING = Sampling()
+
+Notice = Event | str | bytes | PromptdError
 """What a call hears: events about it, pieces of its text, or that the worker is gone."""
 Handler = Callable[[Notice], None]
 
@@ -67,12 +83,14 @@ class Engine:
         *,
         target: Literal["cpu", "gpu", "auto"] = "auto",
         context: int | None = None,
+        kv_bytes: int | None = None,
     ) -> None:
         """Start the worker and wait until the model is loaded.
 
         `context` is how many tokens one conversation can hold; None is the model's own limit, or the KV cache if
-        that is smaller. Raises NotFound, InvalidEncoding, UnsupportedOperation or RuntimeFailure with llama.cpp's
-        cause.
+        that is smaller. `kv_bytes` limits the KV cache of a model nobody vouches for. Raises NotFound,
+        InvalidEncoding, UnsupportedOperation, TooLarge when that limit is too low, or RuntimeFailure with
+        llama.cpp's cause.
         """
         self.path = path
         self._start = Start(
@@ -84,6 +102,7 @@ class Engine:
             step_tokens=settings.step_tokens,
             threads=settings.threads,
             queue=settings.queue,
+            kv_bytes=kv_bytes,
         )
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
@@ -122,6 +141,56 @@ class Engine:
             raise TooLarge(f"a text of {len(text)} characters is over the limit of {MAX_COUNT_CHARACTERS} for counting")
         counted = self._ask(self.link(), lambda call: Count(call, text))
         return counted.tokens if isinstance(counted, Counted) else 0
+
+    def tokenize(self, data: bytes, *, add_special: bool = True, parse_special: bool = True) -> array[int]:
+        """Return the tokens of a text, which need not be UTF-8; TooLarge for one that no context can hold."""
+        if len(data) > self.info.context * MAX_TOKEN_CHARACTERS:
+            raise TooLarge(f"a text of {len(data)} bytes is far beyond the {self.info.context} tokens of the context")
+        answer = self._ask(self.link(), lambda call: Tokenize(call, data, add_special, parse_special))
+        return array(TOKEN_CODE, answer.tokens if isinstance(answer, Tokenized) else b"")
+
+    def generate(
+        self,
+        guest: str,
+        tokens: array[int],
+        sampling: Sampling = _DEFAULT_SAMPLING,
+        *,
+        reverse_prompt: bytes = b"",
+        context: int | None = None,
+        ahead: int | None = None,
+        deadline: float | None = None,
+    ) -> RawReply:
+        """Make the reply to bare tokens, outside of any conversation; `sampling.stop` does not count here.
+
+        Returns when the worker has queued it. The reply ends with `reverse_prompt`, or when prompt and reply have
+        `context` tokens; it pauses whenever it is `ahead` tokens ahead of what was taken of it. `deadline` is a
+        `time.monotonic()` value. Raises InvalidArgument, TooLarge, Busy when the queue is full, TimedOut, and
+        RuntimeFailure when the worker cannot be had.
+        """
+        link = self.link()
+        call = self.number()
+        reply = RawReply(
+            deadline,
+            partial(link.send, Cancel(call)),
+            partial(self._abandon, link, call),
+            lambda tokens: link.send(Take(call, tokens)),
+        )
+        self.call(link, call, partial(_on_raw_notice, reply))
+        link.send(Generate(call, guest, tokens.tobytes(), sampling, reverse_prompt, context, ahead, deadline))
+        reply.wait_accepted()
+        return reply
+
+    def embed(self, tokens: array[int], *, pooling: int = -1, deadline: float | None = None) -> array[float]:
+        """Return the embedding of tokens as a vector of length 1.
+
+        `pooling` is of llama.h's enum llama_pooling_type, -1 for the model's own. Raises InvalidArgument, TooLarge,
+        TimedOut, RuntimeFailure.
+        """
+        data = tokens.tobytes()
+        answer = self._ask(self.link(), lambda call: Embed(call, data, pooling, deadline))
+        if not isinstance(answer, Embedded):
+            raise RuntimeFailure("the model's worker process gave no embedding")
+        return array("f", answer.vector)
 
     def stats(self) -> EngineStats:
         """Return the worker's counters; all zero while none runs."""
@@ -222,7 +291,9 @@ class Engine:
         def on_notice(notice: Notice) -> None:
             if isinstance(notice, PromptdError):
                 answer.set_exception(notice)
-            elif not isinstance(notice, str):
+            elif isinstance(notice, Failed):
+                answer.set_exception(_error(notice))
+            elif not isinstance(notice, str | bytes):
                 answer.set_result(notice)
 
         self.call(link, call, on_notice)
@@ -235,10 +306,18 @@ class Engine:
             case Pieces(pieces=pieces):
                 for call, text in pieces:
                     self._tell(call, text)
+            case RawPieces(pieces=raw):
+                for call, data in raw:
+                    self._tell(call, data)
             case Accepted():
                 self._tell(event.call, event)
-            case Ended() | Failed() | Counted() | StatsRead():
+            case Ended() | Failed() | Counted() | StatsRead() | Tokenized() | RawEnded() | Embedded():
                 self._tell(event.call, event, last=True)
+
+    def _abandon(self, link: Link, call: int) -> None:
+        """Give up on a reply whose worker does not answer."""
+        self.forget(call)
+        link.send(Cancel(call))
 
     def _tell(self, call: int, notice: Notice, *, last: bool = False) -> None:
         with self._lock:
@@ -266,3 +345,22 @@ class Engine:
         return RuntimeFailure(
             f"the model's worker process {link.cause}; the conversation is as it was before, and can go on"
         )
+
+
+def _on_raw_notice(reply: RawReply, notice: Notice) -> None:
+    """Take what the worker says about a reply to bare tokens, on the reader thread."""
+    match notice:
+        case bytes():
+            reply.add(notice)
+        case Accepted():
+            reply.accept()
+        case RawEnded(piece=piece, end=end, usage=usage):
+            reply.finish((end, usage), piece)
+        case Failed():
+            reply.finish(_error(notice))
+        case PromptdError():
+            reply.finish(notice)
+
+
+def _error(failed: Failed) -> PromptdError:
+    return BY_NAME.get(failed.code, RuntimeFailure)(failed.sentence)

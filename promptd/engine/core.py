@@ -21,21 +21,27 @@ from promptd.engine.messages import (
     Command,
     Count,
     Counted,
+    Embed,
     Ended,
     EngineStats,
     Event,
     Failed,
     Fork,
+    Generate,
     Open,
     Pieces,
     ReadStats,
     Rewind,
     Send,
     StatsRead,
+    Take,
+    Tokenize,
 )
 from promptd.engine.prompts import PromptBuilder
-from promptd.engine.sampling import sampler_chain
-from promptd.engine.scheduler import Scheduler
+from promptd.engine.raw import RawGeneration
+from promptd.engine.raw_calls import RawCalls
+from promptd.engine.sampling import Samplers
+from promptd.engine.scheduler import Scheduler, Work
 from promptd.engine.sequence import Sequence
 from promptd.engine.template import ChatTemplate, JinjaTemplate, RawTemplate
 from promptd.engine.tokenizer import Fragment, Tokenizer
@@ -68,11 +74,15 @@ class Core:
         self._builders: dict[str, PromptBuilder] = {}
         self._dialogues: dict[int, _Dialogue] = {}
         self._calls: dict[int, _Dialogue] = {}
+        self._samplers = Samplers(loaded.model.vocabulary, loaded.info.context)
+        self._raw = RawCalls(
+            loaded, self._kv, self._scheduler, self._samplers.make, step_tokens=step_tokens, queue=queue
+        )
 
     @property
     def busy(self) -> bool:
         """Whether there is a step to make."""
-        return bool(self._scheduler.running or self._scheduler.waiting)
+        return bool(self._scheduler.running or self._scheduler.waiting or self._raw.embedding)
 
     def handle(self, command: Command) -> list[Event]:
         """Do what the parent asks."""
@@ -91,6 +101,9 @@ class Core:
             case Cancel():
                 if dialogue := self._calls.get(command.call):
                     return [self._end(dialogue, StopReason.CANCELLED)]
+                return self._raw.cancel(command.call)
+            case Tokenize() | Generate() | Take() | Embed():
+                return self._raw.handle(command)
             case Fork():
                 if dialogue := self._dialogues.get(command.conversation):
                     self._fork(dialogue, command.copy)
@@ -106,14 +119,16 @@ class Core:
         return []
 
     def step(self) -> list[Event]:
-        """Decode one batch and sample from it."""
+        """Decode one batch and sample from it, and work on an embedding where one is wanted."""
         events: list[Event] = [
             self._fail(generation, TimedOut("the deadline passed before the reply was complete"))
             for generation in self._scheduler.expired(time.monotonic())
         ]
         work = self._scheduler.schedule()
-        if not work:
-            return events
+        return [*events, *(self._decode(work) if work else ()), *self._raw.embed()]
+
+    def _decode(self, work: list[Work]) -> list[Event]:
+        events: list[Event] = []
         self._batch.clear()
         outputs = []
         for item in work:
@@ -126,13 +141,21 @@ class Core:
         try:
             self.loaded.context.decode(self._batch)
         except llama.LlamaError as error:
-            return events + self._lose(error)
+            return self._lose(error)
         pieces = []
         ended = []
+        raw = []
         vocabulary = self.loaded.model.vocabulary
         for generation, index in outputs:
-            token = generation.sampler.sample(self.loaded.context, index)
+            try:
+                token = generation.sampler.sample(self.loaded.context, index)
+            except PromptdError as error:
+                events.append(self._fail(generation, error))
+                continue
             self._scheduler.sampled(generation)
+            if isinstance(generation, RawGeneration):
+                raw.append((generation, token))
+                continue
             text, reason = generation.advance(token, vocabulary.piece(token), is_end=vocabulary.is_end(token))
             if text:
                 pieces.append((generation.call, text))
@@ -141,7 +164,7 @@ class Core:
         if pieces:
             events.append(Pieces(tuple(pieces)))
         events += [self._end(self._calls[generation.call], reason) for generation, reason in ended]
-        return events
+        return events + self._raw.advance(raw)
 
     def _send(self, command: Send) -> None:
         dialogue = self._dialogues.get(command.conversation)
@@ -158,7 +181,7 @@ class Core:
             max_tokens=command.sampling.max_tokens,
         )
         try:
-            sampler = sampler_chain(command.sampling, self.loaded.model.vocabulary.size, prompt.tokens)
+            sampler = self._samplers.make(command.sampling, prompt.tokens)
         except llama.LlamaError as error:
             raise InvalidArgument(str(error)) from error
         generation = Generation(
@@ -189,6 +212,8 @@ class Core:
 
     def _fail(self, generation: Generation, error: PromptdError) -> Failed:
         """End a reply with an error, and forget it."""
+        if isinstance(generation, RawGeneration):
+            return self._raw.fail(generation, error)
         dialogue = self._calls[generation.call]
         self._detach(dialogue)
         self._settle(dialogue)
@@ -202,7 +227,7 @@ class Core:
             self._fail(generation, RuntimeFailure(f"llama.cpp failed in the middle of the reply: {error}"))
             for generation in list(self._scheduler.running)
         ]
-        self._kv.clear([dialogue.sequence for dialogue in self._dialogues.values()])
+        self._kv.clear([*(dialogue.sequence for dialogue in self._dialogues.values()), *self._raw.residents()])
         return events
 
     def _detach(self, dialogue: _Dialogue) -> Generation:

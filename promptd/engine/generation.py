@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from promptd.chat import StopReason, Usage
-from promptd.engine.llama import SamplerChain
 from promptd.engine.messages import Sampling
 from promptd.engine.prompts import Prompt
+from promptd.engine.sampling import Sampler
 from promptd.engine.sequence import Sequence
 from promptd.engine.textstream import TextStream
 from promptd.engine.transcript import Turn
@@ -20,7 +20,7 @@ class Generation:
         sequence: Sequence,
         prompt: Prompt,
         sampling: Sampling,
-        sampler: SamplerChain,
+        sampler: Sampler,
         *,
         context: int,
         deadline: float | None,

@@ -1,6 +1,7 @@
-"""The fence around llama.cpp: the only file that imports llama_cpp; plain Python values go in and come out.
+"""The fence around llama.cpp: models, vocabularies, batches and contexts; plain Python values go in and come out.
 
-Checked against llama-cpp-python 0.3.36 (llama.cpp 0.5.0-dev of 2026-08). Only the worker process imports this file.
+Only this file and those named llama_*.py beside it import llama_cpp, and only the worker process imports them. Checked
+against llama-cpp-python 0.3.36 (llama.cpp 0.5.0-dev of 2026-08).
 """
 
 from __future__ import annotations
@@ -60,6 +61,13 @@ def last_error() -> str:
     return "; ".join(list(causes)[:2])
 
 
+def commit() -> str:
+    """Return the commit of the ggml in use."""
+    function = _llama._lib.ggml_commit  # ggml.h; the bindings lack it
+    function.restype = ctypes.c_char_p
+    return str(function().decode("ascii", "replace"))
+
+
 def supports_gpu_offload() -> bool:
     """Return whether this build of llama.cpp has a GPU backend that works here."""
     return bool(_llama.llama_supports_gpu_offload())
@@ -89,7 +97,14 @@ class Vocabulary:
         self.bos: int = _llama.llama_vocab_bos(handle)
         self.eos: int = _llama.llama_vocab_eos(handle)
         self.add_bos = bool(_llama.llama_vocab_get_add_bos(handle))
+        self.ends = array(TOKEN_CODE, filter(self.is_end, range(self.size)))
+        """The tokens that end a turn."""
         self._buffer = ctypes.create_string_buffer(_PIECE_BYTES)
+
+    @property
+    def handle(self) -> Any:
+        """The C pointer."""
+        return self._handle
 
     def text(self, token: int) -> str:
         """Return how the vocabulary spells `token`; empty for -1, the absent token."""
@@ -112,7 +127,10 @@ class Vocabulary:
 
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> array[int]:
         """Return the tokens of `text`, as llama_tokenize gives them."""
-        data = text.encode()
+        return self.tokenize_bytes(text.encode(), add_special=add_special, parse_special=parse_special)
+
+    def tokenize_bytes(self, data: bytes, *, add_special: bool, parse_special: bool) -> array[int]:
+        """Return the tokens of text that need not be UTF-8, as llama_tokenize gives them."""
         room = len(data) + 8
         while True:
             buffer = (ctypes.c_int32 * room)()
@@ -125,10 +143,17 @@ class Vocabulary:
 
     def piece(self, token: int) -> bytes:
         """Return the bytes `token` stands for in a reply: none for control tokens."""
-        size: int = _llama.llama_token_to_piece(self._handle, token, self._buffer, len(self._buffer), 0, False)
+        return self._piece(token, special=False)
+
+    def spelling(self, token: int) -> bytes:
+        """Return the bytes `token` is spelt with: as `piece`, and control tokens by their text."""
+        return self._piece(token, special=True)
+
+    def _piece(self, token: int, *, special: bool) -> bytes:
+        size: int = _llama.llama_token_to_piece(self._handle, token, self._buffer, len(self._buffer), 0, special)
         if size < 0:
             self._buffer = ctypes.create_string_buffer(-size)
-            return self.piece(token)
+            return self._piece(token, special=special)
         return self._buffer.raw[:size]
 
 
@@ -296,58 +321,3 @@ class Context:
     def clear(self) -> None:
         """Remove all sequences."""
         _llama.llama_memory_clear(self._memory, False)
-
-
-class SamplerChain:
-    """A llama_sampler chain; each `add_` appends one sampler."""
-
-    def __init__(self) -> None:
-        parameters = _llama.llama_sampler_chain_default_params()
-        parameters.no_perf = True
-        self._handle = _llama.llama_sampler_chain_init(parameters)
-
-    def __del__(self) -> None:
-        if self._handle:
-            _llama.llama_sampler_free(self._handle)
-            self._handle = None
-
-    def _add(self, sampler: Any) -> None:
-        if not sampler:
-            raise LlamaError(last_error() or "llama.cpp refused a sampler")
-        _llama.llama_sampler_chain_add(self._handle, sampler)
-
-    def add_penalties(self, n_vocab: int, last: int, repeat: float) -> None:
-        """Divide the logits of the last `last` tokens by `repeat`."""
-        self._add(_llama.llama_sampler_init_penalties(n_vocab, last, repeat, 0.0, 0.0))
-
-    def add_top_k(self, k: int) -> None:
-        """Keep the `k` most likely tokens."""
-        self._add(_llama.llama_sampler_init_top_k(k))
-
-    def add_top_p(self, p: float) -> None:
-        """Keep the most likely tokens that together have probability `p`."""
-        self._add(_llama.llama_sampler_init_top_p(p, 1))
-
-    def add_min_p(self, p: float) -> None:
-        """Keep tokens at least `p` times as likely as the likeliest."""
-        self._add(_llama.llama_sampler_init_min_p(p, 1))
-
-    def add_temperature(self, temperature: float) -> None:
-        """Divide all logits by `temperature`."""
-        self._add(_llama.llama_sampler_init_temp(temperature))
-
-    def add_dist(self, seed: int) -> None:
-        """Draw from the distribution that is left."""
-        self._add(_llama.llama_sampler_init_dist(seed))
-
-    def add_greedy(self) -> None:
-        """Take the likeliest token."""
-        self._add(_llama.llama_sampler_init_greedy())
-
-    def accept(self, token: int) -> None:
-        """Tell the chain of a token that was not sampled by it."""
-        _llama.llama_sampler_accept(self._handle, token)
-
-    def sample(self, context: Context, index: int) -> int:
-        """Choose the token that follows batch index `index` of the last step, and accept it."""
-        return int(_llama.llama_sampler_sample(self._handle, context.handle, index))

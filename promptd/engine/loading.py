@@ -8,7 +8,7 @@ from pathlib import Path
 
 from promptd.engine import llama
 from promptd.engine.messages import EngineInfo, Start
-from promptd.errors import InvalidEncoding, NotFound, RuntimeFailure, UnsupportedOperation
+from promptd.errors import InvalidEncoding, NotFound, RuntimeFailure, TooLarge, UnsupportedOperation
 
 GGUF_MAGIC = b"GGUF"
 DEFAULT_CELLS = 16_384
@@ -100,6 +100,7 @@ def _describe(start: Start, model: llama.Model, context: llama.Context, *, offlo
         gpu_offload=llama.supports_gpu_offload(),
         threads=threads,
         warnings=tuple(warnings),
+        llama_commit=llama.commit(),
     )
 
 
@@ -120,6 +121,14 @@ def _cells(start: Start, model: llama.Model) -> int:
     """Return how many cells to ask for: what the operator says, else what the graph's context needs and memory
     allows.
     """
+    if start.kv_bytes is not None:
+        cells = min(start.kv_tokens or DEFAULT_CELLS, start.kv_bytes // max(1, model.kv_cell_bytes))
+        if cells < MIN_CELLS:
+            raise TooLarge(
+                f"{Path(start.path).name} needs {model.kv_cell_bytes} bytes of KV cache for each token,"
+                f" and all of it may take {start.kv_bytes}"
+            )
+        return cells // CELL_STEP * CELL_STEP
     if start.kv_tokens is not None:
         return start.kv_tokens
     wanted = max(DEFAULT_CELLS, min(start.context or 0, model.n_ctx_train))

@@ -8,6 +8,7 @@ file has taken over can lie about a reply, but not reach further.
 from __future__ import annotations
 
 import socket
+from enum import Enum
 from typing import Generic, Literal, TypeVar
 
 import msgspec
@@ -39,6 +40,31 @@ class Sampling(msgspec.Struct, frozen=True):
     max_tokens: int | None = None
     """None is as many as the context holds."""
     stop: tuple[str, ...] = ()
+    """Where a turn of a conversation is cut; replies to bare tokens have a reverse prompt instead."""
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    penalty_last_n: int = 64
+    """How far back the penalties look; -1 is the whole context."""
+    typical_p: float = 1.0
+    min_keep: int = 0
+    mirostat: int = 0
+    """0 is off; 1 and 2 take the place of all samplers but the temperature."""
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    ignore_end: bool = False
+    """Never end of the model's own accord."""
+    grammar: str = ""
+    """GBNF the reply keeps to; nothing is no grammar."""
+    json_schema: str = ""
+    """A JSON schema the reply keeps to, before the grammar; nothing is none."""
 
 
 class EngineInfo(msgspec.Struct, frozen=True):
@@ -64,6 +90,8 @@ class EngineInfo(msgspec.Struct, frozen=True):
     threads: int
     warnings: tuple[str, ...]
     """Sentences for the operator."""
+    llama_commit: str = ""
+    """The commit of llama.cpp's ggml."""
 
 
 class EngineStats(msgspec.Struct, frozen=True):
@@ -110,6 +138,8 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     step_tokens: int
     threads: int | None
     queue: int
+    kv_bytes: int | None = None
+    """Most bytes the KV cache may take, whatever `kv_tokens` says; None is no limit."""
 
 
 class Open(msgspec.Struct, frozen=True, tag=True):
@@ -171,7 +201,49 @@ class ReadStats(msgspec.Struct, frozen=True, tag=True):
     call: int
 
 
-Command = Start | Open | Send | Cancel | Fork | Rewind | Close | Count | ReadStats
+class Tokenize(msgspec.Struct, frozen=True, tag=True):
+    """Tell the tokens of a text, which need not be UTF-8."""
+
+    call: int
+    data: bytes
+    add_special: bool
+    parse_special: bool
+
+
+class Generate(msgspec.Struct, frozen=True, tag=True):
+    """Make the reply to bare tokens (32-bit, native order), outside of any conversation."""
+
+    call: int
+    guest: str
+    tokens: bytes
+    sampling: Sampling
+    reverse_prompt: bytes
+    """The reply ends with it; nothing is none."""
+    context: int | None
+    """Tokens of prompt and reply; None is as many as a conversation can hold."""
+    ahead: int | None
+    """The reply pauses when it is so many tokens ahead of what was taken of it; None never pauses it."""
+    deadline: float | None
+
+
+class Take(msgspec.Struct, frozen=True, tag=True):
+    """So many more tokens of a reply to bare tokens were taken."""
+
+    call: int
+    tokens: int
+
+
+class Embed(msgspec.Struct, frozen=True, tag=True):
+    """Make the embedding of tokens (32-bit, native order)."""
+
+    call: int
+    tokens: bytes
+    pooling: int
+    """llama.h, enum llama_pooling_type; -1 is the model's own."""
+    deadline: float | None
+
+
+Command = Start | Open | Send | Cancel | Fork | Rewind | Close | Count | ReadStats | Tokenize | Generate | Take | Embed
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
@@ -235,7 +307,59 @@ class StatsRead(msgspec.Struct, frozen=True, tag=True):
     stats: EngineStats
 
 
-Event = Ready | LoadFailed | Accepted | Pieces | Ended | Failed | Counted | StatsRead
+class RawEnd(Enum):
+    """Why a reply to bare tokens ended."""
+
+    END_OF_GENERATION = "end-of-generation"
+    REVERSE_PROMPT = "reverse-prompt"
+    MAX_TOKENS = "max-tokens"
+    CONTEXT_FULL = "context-full"
+    CANCELLED = "cancelled"
+
+
+class Tokenized(msgspec.Struct, frozen=True, tag=True):
+    """The answer to Tokenize."""
+
+    call: int
+    tokens: bytes
+
+
+class RawPieces(msgspec.Struct, frozen=True, tag=True):
+    """The tokens one step added to replies to bare tokens: (call, bytes) pairs."""
+
+    pieces: tuple[tuple[int, bytes], ...]
+
+
+class RawEnded(msgspec.Struct, frozen=True, tag=True):
+    """A reply to bare tokens has ended, with a last token unless it was cancelled."""
+
+    call: int
+    piece: bytes | None
+    end: RawEnd
+    usage: Usage
+
+
+class Embedded(msgspec.Struct, frozen=True, tag=True):
+    """The answer to Embed: 32-bit floats in native order."""
+
+    call: int
+    vector: bytes
+
+
+Event = (
+    Ready
+    | LoadFailed
+    | Accepted
+    | Pieces
+    | Ended
+    | Failed
+    | Counted
+    | StatsRead
+    | Tokenized
+    | RawPieces
+    | RawEnded
+    | Embedded
+)
 
 M = TypeVar("M")
 

@@ -1,36 +1,109 @@
-"""The sampler chain of one reply: which of the model's next tokens is taken."""
+"""The sampler of one reply: which of the model's next tokens is taken."""
 
 from __future__ import annotations
 
 import secrets
 from array import array
+from typing import Protocol
 
-from promptd.engine.llama import SamplerChain
+from promptd.engine.grammar import GrammarSampler, gbnf
+from promptd.engine.llama import Context, Vocabulary
+from promptd.engine.llama_grammar import Candidates
+from promptd.engine.llama_samplers import SamplerChain
 from promptd.engine.messages import Sampling
-
-PENALTY_TOKENS = 64
-"""How far back the repeat penalty looks (llama.cpp's common_params_sampling.penalty_last_n)."""
+from promptd.engine.transcript import TOKEN_CODE
 
 
-def sampler_chain(sampling: Sampling, n_vocab: int, prompt: array[int]) -> SamplerChain:
-    """Return a fresh chain in llama.cpp's order; the repeat penalty also sees the end of `prompt`.
+class Sampler(Protocol):
+    """Chooses tokens for one reply."""
 
-    Samplers that would change nothing are left out: each walks the whole vocabulary for every token.
+    def sample(self, context: Context, index: int) -> int:
+        """Choose the token that follows batch index `index` of the last step, and accept it; raises a PromptdError."""
+
+
+class Samplers:
+    """Makes the samplers of one model's replies."""
+
+    def __init__(self, vocabulary: Vocabulary, context: int) -> None:
+        """`context` is how many tokens a sequence can have, which is as far back as any sampler looks."""
+        self._vocabulary = vocabulary
+        self._context = context
+        self._candidates = Candidates(vocabulary.size)
+
+    def make(self, sampling: Sampling, prompt: array[int]) -> Sampler:
+        """Return a fresh sampler; raises InvalidArgument or TooLarge for a grammar that cannot be kept to."""
+        grammar = gbnf(sampling.grammar, sampling.json_schema)
+        vocabulary = self._vocabulary
+        ends = vocabulary.ends if sampling.ignore_end else array(TOKEN_CODE)
+        chain = sampler_chain(sampling, vocabulary.size, prompt, ends=ends, most=self._context, vocabulary=vocabulary)
+        if grammar is None:
+            return chain
+        return GrammarSampler(vocabulary, chain, grammar, self._candidates)
+
+
+def sampler_chain(
+    sampling: Sampling,
+    n_vocab: int,
+    prompt: array[int],
+    *,
+    ends: array[int] | None = None,
+    most: int = 1 << 20,
+    vocabulary: Vocabulary | None = None,
+) -> SamplerChain:
+    """Return a fresh chain in llama.cpp's order (common_sampler_init); penalties also see the end of `prompt`.
+
+    `ends` are made impossible; penalties look at most `most` tokens back; DRY needs the `vocabulary`. Samplers that
+    would change nothing are left out: each walks the whole vocabulary for every token.
     """
     chain = SamplerChain()
-    if sampling.repeat_penalty != 1.0:
-        chain.add_penalties(n_vocab, PENALTY_TOKENS, sampling.repeat_penalty)
-        for token in prompt[-PENALTY_TOKENS:]:
-            chain.accept(token)
-    if sampling.temperature == 0:
+    if ends:
+        chain.add_ban(n_vocab, ends)
+    seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
+    if sampling.temperature > 0 and sampling.mirostat:
+        chain.add_temperature(sampling.temperature)
+        chain.add_mirostat(sampling.mirostat, n_vocab, seed, sampling.mirostat_tau, sampling.mirostat_eta)
+        return chain
+    _add_penalties(chain, sampling, n_vocab, prompt, most, vocabulary)
+    if sampling.temperature == 0 and sampling.dynatemp_range == 0:
         chain.add_greedy()
         return chain
+    keep = max(1, sampling.min_keep)
     if sampling.top_k > 0:
-        chain.add_top_k(sampling.top_k)
+        chain.add_top_k(max(sampling.top_k, keep))
+    if sampling.typical_p < 1:
+        chain.add_typical(sampling.typical_p, keep)
     if sampling.top_p < 1:
-        chain.add_top_p(sampling.top_p)
+        chain.add_top_p(sampling.top_p, keep)
     if sampling.min_p > 0:
-        chain.add_min_p(sampling.min_p)
-    chain.add_temperature(sampling.temperature)
-    chain.add_dist(secrets.randbits(32) if sampling.seed is None else sampling.seed)
+        chain.add_min_p(sampling.min_p, keep)
+    if sampling.xtc_probability > 0:
+        chain.add_xtc(sampling.xtc_probability, sampling.xtc_threshold, keep, seed)
+    if sampling.dynatemp_range > 0:
+        chain.add_dynamic_temperature(sampling.temperature, sampling.dynatemp_range, sampling.dynatemp_exponent)
+    else:
+        chain.add_temperature(sampling.temperature)
+    chain.add_dist(seed)
     return chain
+
+
+def _add_penalties(
+    chain: SamplerChain,
+    sampling: Sampling,
+    n_vocab: int,
+    prompt: array[int],
+    most: int,
+    vocabulary: Vocabulary | None,
+) -> None:
+    last = most if sampling.penalty_last_n < 0 else min(sampling.penalty_last_n, most)
+    penalises = (sampling.repeat_penalty, sampling.presence_penalty, sampling.frequency_penalty) != (1.0, 0.0, 0.0)
+    if penalises and last:
+        chain.add_penalties(
+            n_vocab, last, sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty
+        )
+    dry = most if sampling.dry_penalty_last_n < 0 else min(sampling.dry_penalty_last_n, most)
+    dries = sampling.dry_multiplier > 0 and dry > 0 and vocabulary is not None
+    if dries and vocabulary is not None:
+        chain.add_dry(vocabulary, sampling.dry_multiplier, sampling.dry_base, sampling.dry_allowed_length, dry)
+    back = max(last if penalises else 0, dry if dries else 0)
+    for token in prompt[-back:] if back else ():
+        chain.accept(token)

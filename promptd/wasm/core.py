@@ -224,10 +224,10 @@ def host_function(name: str, function: CoreFunction, face: CoreFace, nn: Nn, con
     """Return what a guest calls: errors become errnos, and a guest without a memory traps."""
 
     def call(caller: Caller, *arguments: int) -> int:
-        control.check()
         try:
             memory = GuestMemory(caller)
-            status = function.operation(face, memory, *[argument & 0xFFFFFFFF for argument in arguments])
+            with control.host_call():
+                status = function.operation(face, memory, *[argument & 0xFFFFFFFF for argument in arguments])
         except NoMemory:
             nn.end(f"it called {name} and exports no memory")
             raise

@@ -86,6 +86,9 @@ class CoreNn:
         """Forget a graph. Its contexts can still be read."""
         graph = self._nn.resources.get(handle, CoreGraph)
         graph.unloaded = True
+        for context in self._nn.resources:
+            if isinstance(context, CoreContext) and context.handle is graph:
+                self._nn.retire(context)
         self._by_name = {name: known for name, known in self._by_name.items() if known != handle}
         self._nn.drop(handle)
 

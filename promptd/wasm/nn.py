@@ -63,6 +63,8 @@ class Execution:
     def __init__(self, graph: LoadedGraph, context: ExecutionContext | TextContext) -> None:
         self.graph = graph
         self.context = context
+        self.retired = False
+        """Whether it is no longer one of the contexts that are limited: it can be read, and compute no more."""
         self.counted = NOTHING
         """What has been counted of the context's usage."""
 
@@ -180,10 +182,12 @@ class Nn:
     def _close(self, thing: object) -> None:
         try:
             if isinstance(thing, Prompt | Execution):
-                self._contexts -= 1
                 thing.close()
                 if isinstance(thing, Execution):
                     self._count_execution(thing)
+                    self.retire(thing)
+                else:
+                    self._contexts -= 1
             elif isinstance(thing, ChatReply) and not thing.counted:
                 thing.reply.cancel()
                 if self._control.stopped is None:
@@ -243,7 +247,7 @@ class Nn:
         if len(self._own_graphs) >= OWN_GRAPHS_LIMIT:
             raise TooLarge(f"the limit of {OWN_GRAPHS_LIMIT} graphs of the guest's own is reached; drop one first")
         with self._control.host_call():
-            loaded = LoadedGraph("", open_bytes(builders, limit, self._control.deadline), own=True)
+            loaded = LoadedGraph("", open_bytes(builders, encoding, limit, self._control.deadline), own=True)
         self._own_graphs.append(loaded)
         return loaded
 
@@ -303,6 +307,12 @@ class Nn:
         """Count a context that `check_contexts` allowed."""
         self._contexts += 1
         return execution
+
+    def retire(self, execution: Execution) -> None:
+        """Count a context no longer."""
+        if not execution.retired:
+            execution.retired = True
+            self._contexts -= 1
 
     @contextmanager
     def costing(self, execution: Execution, cancel: Callable[[], None]) -> Iterator[int | None]:

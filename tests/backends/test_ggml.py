@@ -12,7 +12,7 @@ from promptd.backends.ggml import GgmlGraph, sampling_of
 from promptd.chat import ChatOptions, Completion, Message, StopReason
 from promptd.config import EngineSettings, GraphSettings
 from promptd.engine import Sampling
-from promptd.errors import InvalidArgument, InvalidEncoding, PromptdError, RuntimeFailure, UnsupportedOperation
+from promptd.errors import InvalidArgument, InvalidEncoding, PromptdError, RuntimeFailure
 
 ENGINE = EngineSettings(threads=1, step_tokens=48, kv_tokens=4096)
 Open = Callable[..., GgmlGraph]
@@ -152,8 +152,3 @@ def test_a_model_that_cannot_be_loaded_can_be_tried_again(tmp_path: Path, smollm
     graph = GgmlGraph(path, settings, ENGINE)
     assert ask(graph, "Hi").text
     graph.close()
-
-
-def test_tensors_are_not_taken(open_graph: Open) -> None:
-    with pytest.raises(UnsupportedOperation):
-        open_graph().execution_context("guest")

@@ -1,4 +1,6 @@
-"""A core module whose strings are pulled from Python: each host function is called by the guest, with any numbers, and its memory is open."""
+"""A core module whose strings are pulled from Python: it calls each host function with any numbers, and its memory is
+open.
+"""
 
 from __future__ import annotations
 
@@ -125,7 +127,9 @@ class Puppet:
         check(self.call("init_execution_context", graph, out))
         return self.word(out)
 
-    def set(self, context: int, data: bytes | str, index: int = 0, kind: int = U8, dims: tuple[int, ...] = (1,)) -> None:
+    def set(
+        self, context: int, data: bytes | str, index: int = 0, kind: int = U8, dims: tuple[int, ...] = (1,)
+    ) -> None:
         data = data.encode() if isinstance(data, str) else data
         shape = self.put(struct.pack(f"<{len(dims)}I", *dims))
         tensor = self.put(struct.pack("<IIIII", shape, len(dims), kind, self.put(data), len(data)))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from guest_host import Host
-from puppet import EPHEMERAL, F32, F64, I32, I64, LEGACY, SPECIFIED, U8, Errno, Puppet
+from puppet import F32, F64, I32, I64, LEGACY, SPECIFIED, U8, Errno, Puppet
 
 from promptd.backends.echo import EchoGraph
 from promptd.errors import UnsupportedOperation
@@ -358,12 +358,22 @@ def test_contexts_and_tensors_are_limited(make: Callable[..., Puppet]) -> None:
     assert errno_of(lambda: guest.init(graph)) == 7
     guest.call("finalize_execution_context", first)
     guest.init(graph)
-    hoarder = make(memory='(memory (export "memory") 16)', **{})
+    hoarder = make(memory='(memory (export "memory") 16)')
     hoarder.nn.hold_bytes(256 * 1024**2 - 5)
     context = hoarder.init(hoarder.load("echo"))
     with pytest.raises(Exception):  # noqa: B017
         hoarder.set(context, b"sixteen bytes...")
     assert "memory limit" in str(hoarder.control.stopped)
+
+
+def test_contexts_of_an_unloaded_graph_no_longer_count(make: Callable[..., Puppet]) -> None:
+    guest = make(contexts=2)
+    for _ in range(5):
+        graph = guest.load("echo")
+        contexts = [guest.init(graph), guest.init(graph)]
+        guest.call("unload", graph)
+        if graph % 2:
+            guest.call("finalize_execution_context", contexts[0])
 
 
 # WAMR's legacy module
@@ -487,7 +497,8 @@ def test_reading_past_the_end_a_few_times_is_no_fault(host: Host) -> None:
         f"""(module
       (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
       (memory (export "memory") 1)
-      (func (export "_start") (i32.store (i32.const 0) (i32.const 64)) (i32.store (i32.const 4) (i32.const 10)) {reads}))"""
+      (func (export "_start")
+        (i32.store (i32.const 0) (i32.const 64)) (i32.store (i32.const 4) (i32.const 10)) {reads}))"""
     )
     assert opened.session.run() == 0
 

@@ -1,4 +1,6 @@
-"""Whatever a core module passes to a host function, it gets an errno: no exception, no crash, and no file of the host is touched."""
+"""Whatever a core module passes to a host function, it gets an errno: no exception, no crash, and no file of the host
+is touched.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,190 @@
+"""What the worker does for callers that work on tokens themselves: it tokenises, replies to bare tokens, and embeds.
+
+The replies run in the same scheduler, KV cache and steps as those of conversations.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Callable
+
+from promptd.engine.embedding import Embedder
+from promptd.engine.kvcache import KVCache
+from promptd.engine.llama import Vocabulary
+from promptd.engine.loading import Loaded
+from promptd.engine.messages import (
+    Accepted,
+    Embed,
+    Embedded,
+    Event,
+    Failed,
+    Generate,
+    RawEnd,
+    RawEnded,
+    RawPieces,
+    Sampling,
+    Take,
+    Tokenize,
+    Tokenized,
+)
+from promptd.engine.raw import RawGeneration, RawSequences
+from promptd.engine.sampling import Sampler
+from promptd.engine.scheduler import Scheduler
+from promptd.engine.sequence import Sequence
+from promptd.engine.transcript import TOKEN_CODE
+from promptd.errors import InvalidArgument, PromptdError, TimedOut, TooLarge, code_of
+
+RawCommand = Tokenize | Generate | Take | Embed
+
+
+class RawCalls:
+    """The calls of one worker that are about bare tokens."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        kv: KVCache,
+        scheduler: Scheduler,
+        sampler: Callable[[Sampling, array[int]], Sampler],
+        *,
+        step_tokens: int,
+        queue: int,
+    ) -> None:
+        """`sampler` makes the sampler of a reply to a prompt."""
+        self._vocabulary: Vocabulary = loaded.model.vocabulary
+        self._context = loaded.info.context
+        self._scheduler = scheduler
+        self._sampler = sampler
+        self._sequences = RawSequences(kv, self._vocabulary)
+        self._embedder = Embedder(
+            loaded.model,
+            step_tokens=step_tokens,
+            threads=loaded.info.threads,
+            offload=loaded.info.device == "GPU",
+            queue=queue,
+        )
+
+    @property
+    def embedding(self) -> bool:
+        """Whether there is an embedding to work on."""
+        return self._embedder.busy
+
+    def handle(self, command: RawCommand) -> list[Event]:
+        """Do what the parent asks."""
+        try:
+            match command:
+                case Tokenize():
+                    tokens = self._vocabulary.tokenize_bytes(
+                        command.data, add_special=command.add_special, parse_special=command.parse_special
+                    )
+                    return [Tokenized(command.call, tokens.tobytes())]
+                case Embed():
+                    self._embedder.submit(command.call, _tokens(command.tokens), command.pooling, command.deadline)
+                    return []
+                case Generate():
+                    self._generate(command)
+                    return [Accepted(command.call)]
+                case Take():
+                    return self._take(command)
+        except PromptdError as error:
+            return [Failed(command.call, code_of(error).name, str(error))]
+
+    def cancel(self, call: int) -> list[Event]:
+        """End a reply or forget an embedding; nothing if it has ended."""
+        self._embedder.cancel(call)
+        if (generation := self._sequences.running.get(call)) is None:
+            return []
+        return [self._end(generation, RawEnd.CANCELLED, None)]
+
+    def advance(self, sampled: list[tuple[RawGeneration, int]]) -> list[Event]:
+        """Take the tokens that one step has sampled."""
+        pieces: list[tuple[int, bytes]] = []
+        ended: list[Event] = []
+        for generation, token in sampled:
+            piece, end = self._sequences.advance(generation, token)
+            if end is None:
+                pieces.append((generation.call, piece))
+                if generation.is_ahead:
+                    generation.paused = True
+                    self._scheduler.remove(generation)
+            else:
+                ended.append(self._end(generation, end, piece))
+        return [RawPieces(tuple(pieces)), *ended] if pieces else ended
+
+    def fail(self, generation: RawGeneration, error: PromptdError) -> Failed:
+        """End a reply with an error."""
+        self._let_go(generation)
+        return Failed(generation.call, code_of(error).name, str(error))
+
+    def residents(self) -> list[Sequence]:
+        """Return all sequences that may hold cells."""
+        return self._sequences.residents()
+
+    def embed(self) -> list[Event]:
+        """Work on an embedding for one step."""
+        done = self._embedder.step()
+        if done is None:
+            return []
+        call, outcome = done
+        if isinstance(outcome, PromptdError):
+            return [Failed(call, code_of(outcome).name, str(outcome))]
+        return [Embedded(call, outcome.tobytes())]
+
+    def _generate(self, command: Generate) -> None:
+        tokens = _tokens(command.tokens)
+        context = self._context if command.context is None else min(command.context, self._context)
+        if not tokens:
+            raise InvalidArgument("the prompt is empty")
+        if min(tokens) < 0 or max(tokens) >= self._vocabulary.size:
+            raise InvalidArgument("the prompt holds a token the model does not have")
+        if len(tokens) >= context:
+            raise TooLarge(f"the prompt is {len(tokens)} tokens, and the context holds {context} with its reply")
+        if command.deadline is not None and time.monotonic() >= command.deadline:
+            raise TimedOut("the deadline passed before the reply began")
+        sampler = self._sampler(command.sampling, tokens)
+        sequence = self._sequences.begin(command.guest, tokens)
+        generation = RawGeneration(
+            command.call,
+            sequence,
+            tokens,
+            command.sampling,
+            sampler,
+            reverse_prompt=command.reverse_prompt,
+            ahead=command.ahead,
+            context=context,
+            deadline=command.deadline,
+        )
+        try:
+            self._scheduler.submit(generation)
+        except PromptdError:
+            self._sequences.keep(sequence)
+            raise
+        self._sequences.running[command.call] = generation
+
+    def _end(self, generation: RawGeneration, end: RawEnd, piece: bytes | None) -> RawEnded:
+        self._let_go(generation)
+        return RawEnded(generation.call, piece, end, generation.usage)
+
+    def _take(self, command: Take) -> list[Event]:
+        """Let a paused reply go on when it is no longer ahead."""
+        generation = self._sequences.running.get(command.call)
+        if generation is None:
+            return []
+        generation.taken += command.tokens
+        if generation.paused and not generation.is_ahead:
+            try:
+                self._scheduler.submit(generation)
+                generation.paused = False
+            except PromptdError as error:
+                return [self.fail(generation, error)]
+        return []
+
+    def _let_go(self, generation: RawGeneration) -> None:
+        if not generation.paused:
+            self._scheduler.remove(generation)
+        self._sequences.end(generation)
+
+
+def _tokens(data: bytes) -> array[int]:
+    return array(TOKEN_CODE, data)

@@ -85,7 +85,7 @@ def _value(name: str, text: str) -> Any:
         fits = isinstance(value, list) and all(isinstance(item, str) for item in value)
         wanted = "a JSON list of strings"
     else:
-        fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        fits = isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf
         wanted = "a number"
     if not fits:
         raise InvalidArgument(f"{name} is {wanted}, not {text[:NAME_SHOWN]!r}")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 from promptd.chat import ChatOptions, Completion, Message
+from promptd.config import GraphSettings
 from promptd.errors import PromptdError
 from promptd.tensor import NamedTensor
 
@@ -85,3 +86,19 @@ class Graph(Protocol):
 
     def close(self) -> None:
         """Unload the model; running calls end with RuntimeFailure. Idempotent."""
+
+
+@runtime_checkable
+class Configurable(Protocol):
+    """A graph whose options a guest can read, and change for itself."""
+
+    @property
+    def settings(self) -> GraphSettings:
+        """The options its contexts are opened with."""
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """What a guest may know of the model, by name."""
+
+    def configured(self, settings: GraphSettings) -> Graph:
+        """Return a graph of the same model with other options; it is to be closed in place of this one."""

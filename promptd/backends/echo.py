@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from promptd.backends.base import ReplySink
 from promptd.chat import ChatOptions, Completion, Message, StopReason, Usage
+from promptd.config import GraphSettings
 from promptd.errors import InvalidArgument
 from promptd.tensor import NamedTensor
 
@@ -73,7 +74,24 @@ class EchoExecution:
 
 
 class EchoGraph:
-    """The graph behind the reference `echo`."""
+    """The graph behind the reference `echo`. It has the options of every graph, and obeys none."""
+
+    def __init__(self, settings: GraphSettings | None = None) -> None:
+        self._settings = settings or GraphSettings(model="echo")
+
+    @property
+    def settings(self) -> GraphSettings:
+        """The options it was made with."""
+        return self._settings
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """An echo takes prompts as they are."""
+        return {"architecture": "echo", "template": "none"}
+
+    def configured(self, settings: GraphSettings) -> EchoGraph:
+        """Return an echo with other options."""
+        return EchoGraph(settings)
 
     def prompt_context(self, guest: str, options: ChatOptions = ChatOptions()) -> EchoPrompt:
         return EchoPrompt()

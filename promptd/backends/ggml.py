@@ -5,6 +5,7 @@ Here a graph's settings meet a conversation's options; graphs that load the same
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -78,6 +79,24 @@ class GgmlGraph:
     def info(self) -> EngineInfo:
         """What the model is, and how it runs."""
         return self._engine.info
+
+    @property
+    def settings(self) -> GraphSettings:
+        """The options its contexts are opened with."""
+        return self._settings
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What a guest may know of the model: what kind it is, and how it takes prompts."""
+        info = self.info
+        template = "auto" if info.has_template and self._settings.template == "auto" else "none"
+        return {"architecture": info.architecture, "context": str(info.context), "template": template}
+
+    def configured(self, settings: GraphSettings) -> GgmlGraph:
+        """Return this graph with other options, on the same engine. Of the two only one may be closed."""
+        other = copy.copy(self)
+        other._settings = settings
+        return other
 
     def stats(self) -> EngineStats:
         """Return the counters of the engine, which other graphs of the same model share."""

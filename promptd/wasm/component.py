@@ -1,19 +1,25 @@
-"""Faces of `wasi:nn/{tensor,graph,inference,errors}` for components, one table for each version that promptd serves.
+"""Faces of `wasi:nn/{tensor,graph,inference,errors,prompt}` for components, one table for each version promptd serves.
 
-The signatures are those of https://github.com/WebAssembly/wasi-nn/blob/main/wit/wasi-nn.wit (commit 71320d9) and of
-wit/ here.
+The signatures are those of https://github.com/WebAssembly/wasi-nn/blob/main/wit/wasi-nn.wit (commit 71320d9), of its
+tags, and of wit/ here. What has no version is in unversioned.py.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from promptd.errors import PromptdError, code_of
 from promptd.tensor import Tensor, TensorType
+from promptd.wasm import properties, staged
 from promptd.wasm.chat import CHAT, OUTPUT, TOKENS, TYPES
 from promptd.wasm.face import Face
 from promptd.wasm.nn import Execution, Failure, LoadedGraph, Nn
 from promptd.wasm.prompt import PROMPT
+from promptd.wasm.staged import StagedExecution
 
-RELEASED = "0.2.0-rc-2024-10-28"
+WITH_ERROR_CONSTRUCTOR = "0.2.0-rc-2024-06-25"
+STAGED = "0.2.0-rc-2024-08-19"
+COALESCED = "0.2.0-rc-2024-10-28"
 PHASE_3 = "0.2.0-rc-phase-3"
 
 
@@ -26,8 +32,13 @@ def _tensor(_nn: Nn, dimensions: list[int], type_name: str, data: bytes) -> Tens
     return Tensor(tuple(dimensions), TensorType(type_name), data)
 
 
-def _load(nn: Nn, builders: list[bytes], encoding: str, _target: str) -> LoadedGraph:
+def load(nn: Nn, builders: list[bytes], encoding: str, _target: str) -> LoadedGraph:
+    """`graph.load`. Where a graph is executed is for the operator to say, whatever target the guest names."""
     return nn.load(builders, encoding)
+
+
+def _error(_nn: Nn, code: str, data: str) -> Failure:
+    return Failure(code, data)
 
 
 TENSOR = Face(
@@ -40,49 +51,61 @@ TENSOR = Face(
     {"tensor": Tensor},
 )
 
-ERRORS = Face(
-    {
-        "[method]error.code": lambda _nn, error: error.code,
-        "[method]error.data": lambda _nn, error: error.data,
-    },
-    {"error": Failure},
-)
+_ERROR_METHODS: dict[str, Any] = {
+    "[method]error.code": lambda _nn, error: error.code,
+    "[method]error.data": lambda _nn, error: error.data,
+}
+ERRORS = Face(_ERROR_METHODS, {"error": Failure})
+ERRORS_CONSTRUCTED = Face({**_ERROR_METHODS, "[constructor]error": _error}, {"error": Failure})
 
-INFERENCE = Face(
+INFERENCE_COALESCED = Face(
     {"[method]graph-execution-context.compute": Nn.compute}, {"graph-execution-context": Execution}, failure
 )
+INFERENCE_STAGED = Face(
+    {
+        "[method]graph-execution-context.set-input": staged.set_input,
+        "[method]graph-execution-context.compute": staged.compute,
+        "[method]graph-execution-context.get-output": staged.get_output,
+    },
+    {"graph-execution-context": StagedExecution},
+    failure,
+)
 
-GRAPH = Face(
+_LOADS: dict[str, Any] = {"load": load, "load-by-name": Nn.load_by_name}
+GRAPH_COALESCED = Face(
+    {"[method]graph.init-execution-context": Nn.open_execution, **_LOADS}, {"graph": LoadedGraph}, failure
+)
+GRAPH_STAGED = Face(
+    {"[method]graph.init-execution-context": staged.open_staged, **_LOADS}, {"graph": LoadedGraph}, failure
+)
+GRAPH_PHASE_3 = Face(
     {
         "[method]graph.init-execution-context": Nn.open_execution,
-        "load": _load,
-        "load-by-name": Nn.load_by_name,
+        "[method]graph.list-properties": lambda _nn, graph: properties.names(graph.graph),
+        "[method]graph.get-property": lambda _nn, graph, name: properties.get(graph.graph, name),
+        "[method]graph.set-property": properties.set_on,
+        "load": Nn.load_by_name,
     },
     {"graph": LoadedGraph},
     failure,
 )
 
-GRAPH_BY_NAME = Face(
-    {"[method]graph.init-execution-context": Nn.open_execution, "load": Nn.load_by_name},
-    {"graph": LoadedGraph},
-    failure,
-)
+_VERSIONS: dict[str, dict[str, Face]] = {
+    WITH_ERROR_CONSTRUCTOR: {"errors": ERRORS_CONSTRUCTED, "inference": INFERENCE_STAGED, "graph": GRAPH_STAGED},
+    STAGED: {"errors": ERRORS, "inference": INFERENCE_STAGED, "graph": GRAPH_STAGED},
+    COALESCED: {"errors": ERRORS, "inference": INFERENCE_COALESCED, "graph": GRAPH_COALESCED},
+    PHASE_3: {"errors": ERRORS, "inference": INFERENCE_COALESCED, "graph": GRAPH_PHASE_3},
+}
 
 FACES: dict[str, Face] = {
     **{
         f"wasi:nn/{interface}@{version}": face
-        for version, graph in ((RELEASED, GRAPH), (PHASE_3, GRAPH_BY_NAME))
-        for interface, face in (
-            ("tensor", TENSOR),
-            ("errors", ERRORS),
-            ("inference", INFERENCE),
-            ("graph", graph),
-            ("prompt", PROMPT),
-        )
+        for version, own in _VERSIONS.items()
+        for interface, face in {"tensor": TENSOR, "prompt": PROMPT, **own}.items()
     },
     "promptd:prompt/types@0.1.0": TYPES,
     "promptd:prompt/chat@0.1.0": CHAT,
     "promptd:prompt/tokens@0.1.0": TOKENS,
     "promptd:prompt/output@0.1.0": OUTPUT,
 }
-"""Every interface beside WASI 0.2 that a component can import, by its full name."""
+"""Every interface with a version, beside WASI 0.2, that a component can import, by its full name."""

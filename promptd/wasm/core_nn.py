@@ -14,7 +14,7 @@ from promptd.backends.text import Allowance, TextContext, TextGraph, TextModel
 from promptd.errors import InvalidArgument, PromptdError
 from promptd.tensor import core_tensor
 from promptd.wasm.nn import Execution, LoadedGraph, Nn
-from promptd.wasm.staged import Stages
+from promptd.wasm.staged import StagedExecution, compute, get_output, set_input
 
 METADATA_INDEX = 1
 """Input 1 of a language model is its configuration and output 1 its metadata; every other index is the text."""
@@ -30,13 +30,12 @@ class CoreGraph:
         self.unloaded = False
 
 
-class CoreContext(Execution):
+class CoreContext(StagedExecution):
     """A context handle of a core module, on any graph."""
 
     def __init__(self, handle: CoreGraph, opened: Execution) -> None:
-        super().__init__(opened.graph, opened.context)
+        super().__init__(opened)
         self.handle = handle
-        self.stages = Stages()
 
     def check_loaded(self) -> None:
         """Raise InvalidArgument when the graph was unloaded: such a context can be read, and nothing else."""
@@ -115,8 +114,7 @@ class CoreNn:
 
     def finalize(self, handle: int) -> None:
         """Close a context."""
-        context = self._context(handle)
-        self._nn.hold_bytes(-context.stages.size)
+        self._context(handle)
         self._nn.drop(handle)
 
     def set_input(
@@ -139,9 +137,7 @@ class CoreNn:
             else:
                 context.text.set_prompt(data)
             return
-        tensor = core_tensor(type_number, dimensions, data, legacy=legacy)
-        with self._counting_bytes(context):
-            context.stages.set_input(str(index), tensor)
+        set_input(self._nn, context, str(index), core_tensor(type_number, dimensions, data, legacy=legacy))
 
     def compute(self, handle: int) -> None:
         """Run the graph on the inputs set; a language model makes its whole reply, and ContextFull leaves a part."""
@@ -151,15 +147,14 @@ class CoreNn:
             with self._allowance(context) as allowance:
                 context.text.compute(allowance)
             return
-        with self._counting_bytes(context):
-            context.stages.compute(self._nn, context)
+        compute(self._nn, context)
 
     def output(self, handle: int, index: int) -> bytes:
         """Return an output's bytes."""
         context = self._context(handle)
         if isinstance(context, TextCoreContext):
             return context.text.metadata() if index == METADATA_INDEX else context.text.output()
-        return context.stages.output(str(index)).data
+        return get_output(self._nn, context, str(index)).data
 
     # Token by token
 
@@ -196,11 +191,3 @@ class CoreNn:
     def _allowance(self, context: TextCoreContext) -> Iterator[Allowance]:
         with self._nn.costing(context, context.text.cancel) as left:
             yield Allowance(left, self._nn.deadline, self._print)
-
-    @contextmanager
-    def _counting_bytes(self, context: CoreContext) -> Iterator[None]:
-        before = context.stages.size
-        try:
-            yield
-        finally:
-            self._nn.hold_bytes(context.stages.size - before)

@@ -20,6 +20,7 @@ from promptd.tensor import Tensor
 from promptd.wasm.control import Control, Stopped
 from promptd.wasm.fixes import Case
 from promptd.wasm.nn import ChatReply, ChatSession, Execution, Failure, LoadedGraph, Nn, Prompt
+from promptd.wasm.staged import StagedExecution
 
 _log = logging.getLogger("promptd.guest")
 
@@ -31,6 +32,7 @@ RESOURCE_TYPES: dict[type[Any], int] = {
     Prompt: 5,
     ChatSession: 6,
     ChatReply: 7,
+    StagedExecution: 8,
 }
 """The host's number for each resource type; the same in all versions of an interface."""
 

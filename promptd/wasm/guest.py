@@ -7,6 +7,7 @@ import logging
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from wasmtime import Engine, Module, Store, WasiConfig, WasmtimeError
 from wasmtime.component import Component, ComponentInstanceType, ResultType, String, VariantType
@@ -20,6 +21,7 @@ from promptd.wasm.control import Stopped
 from promptd.wasm.face import Face
 from promptd.wasm.guest_file import Format, compile_fault, read_guest
 from promptd.wasm.module import CoreImports, inspect_module
+from promptd.wasm.unversioned import PREFIX, unversioned
 
 _log = logging.getLogger("promptd.guest")
 
@@ -121,30 +123,39 @@ def _compiled(
 
 
 def _imports(engine: Engine, path: Path, code: Component) -> list[Import]:
+    imports = {name: _items(engine, extern.ty) for name, extern in code.type.imports(engine).items()}
+    faces = {**FACES, **unversioned({name: items for name, items in imports.items() if items is not None})}
     found = []
-    for name, extern in code.type.imports(engine).items():
+    for name, items in imports.items():
         if _WASI_2.match(name):
             continue
-        face, instance = FACES.get(name), extern.ty
-        if face is None or not isinstance(instance, ComponentInstanceType):
+        face = faces.get(name)
+        if face is None or items is None:
             raise UnsupportedOperation(f"{path} imports {name}, which promptd does not offer{_hint(name)}")
         functions = {}
-        for function, item in instance.exports(engine).items():
-            if isinstance(item.ty, ComponentFuncType):
+        for function, type in items.items():
+            if isinstance(type, ComponentFuncType):
                 if function not in face.functions:
                     raise UnsupportedOperation(
                         f"{path} imports {function} of {name}, which that interface does not have"
                     )
-                functions[function] = isinstance(item.ty.result, ResultType)
+                functions[function] = isinstance(type.result, ResultType)
         found.append(Import(name, face, functions))
     return found
+
+
+def _items(engine: Engine, imported: Any) -> dict[str, Any] | None:
+    """Return the types and functions of an imported interface by their names; None where it is no interface."""
+    if not isinstance(imported, ComponentInstanceType):
+        return None
+    return {name: extern.ty for name, extern in imported.exports(engine).items()}
 
 
 def _hint(name: str) -> str:
     package = name.partition("/")[0]
     if package == "wasi:nn":
-        served = sorted({known.partition("@")[2] for known in FACES if known.startswith("wasi:nn/")})
-        return f"; it offers wasi:nn at {' and '.join(served)}"
+        served = sorted({known.partition("@")[2] for known in FACES if known.startswith(PREFIX)})
+        return f"; it offers wasi:nn at {', '.join(served)}, and without a version"
     if package == "wasi:http":
         return ": a guest has no network; build it without wasi:http"
     if re.search(r"@0\.3\.", name):

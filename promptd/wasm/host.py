@@ -61,7 +61,7 @@ class Host:
     def _load_graph(self, name: str, settings: GraphSettings) -> Graph:
         reference = parse_reference(settings.model)
         if isinstance(reference, EchoReference):
-            return EchoGraph()
+            return EchoGraph(settings)
         path = reference.path if isinstance(reference, FileReference) else self._store.resolve(reference).path
         return open_graph(path, settings, self.settings.engine)
 

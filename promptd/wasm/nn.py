@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from promptd.backends.base import ExecutionContext, Graph, PromptContext, Reply
+from promptd.backends.base import Configurable, ExecutionContext, Graph, PromptContext, Reply
 from promptd.backends.from_bytes import open_bytes
 from promptd.backends.text import Metered, TextContext, TextGraph
 from promptd.chat import ChatOptions, Completion, Message, Usage
@@ -25,7 +25,7 @@ from promptd.errors import (
     TooLarge,
     UnsupportedOperation,
 )
-from promptd.tensor import NamedTensor, Tensor
+from promptd.tensor import NamedTensor, Tensor, TensorType
 from promptd.wasm.control import Control
 from promptd.wasm.grants import Grant
 from promptd.wasm.resources import Resources
@@ -67,6 +67,11 @@ class Execution:
         """Whether it is no longer one of the contexts that are limited: it can be read, and compute no more."""
         self.counted = NOTHING
         """What has been counted of the context's usage."""
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the tensors that the host keeps with the context."""
+        return 0
 
     def close(self) -> None:
         self.context.close()
@@ -132,7 +137,7 @@ class Nn:
         self._control = control
         self.resources = Resources()
         self._contexts = 0
-        self._tensor_bytes = 0
+        self._held_bytes = 0
         self._own_graphs: list[LoadedGraph] = []
         self.usage = NOTHING
         """What all replies so far have cost."""
@@ -147,30 +152,27 @@ class Nn:
     def hold(self, thing: object) -> int:
         """Give the guest a handle on `thing`; ends the guest when it holds too much."""
         handle = self.resources.add(thing)
-        if isinstance(thing, Tensor):
-            self.hold_bytes(len(thing.data))
+        self.hold_bytes(_size(thing))
         if len(self.resources) > RESOURCES_LIMIT:
             self.end(f"it holds more than {RESOURCES_LIMIT} handles")
         return handle
 
     def hold_bytes(self, change: int) -> None:
-        """Count bytes the host holds for the guest in tensors; ends the guest when they are too many."""
-        self._tensor_bytes += change
-        if self._tensor_bytes > self._grant.limits.memory:
+        """Count bytes the host holds for the guest behind its handles; ends the guest when they are too many."""
+        self._held_bytes += change
+        if self._held_bytes > self._grant.limits.memory:
             self.end(f"it holds more than its memory limit of {self._grant.limits.memory} bytes in tensors")
 
     def take(self, handle: int, kind: type[Any]) -> Any:
         """Take back what the guest gives away with its handle."""
         thing = self.resources.take(handle, kind)
-        if isinstance(thing, Tensor):
-            self._tensor_bytes -= len(thing.data)
+        self._held_bytes -= _size(thing)
         return thing
 
     def drop(self, handle: int) -> None:
         """The guest dropped its handle."""
         thing = self.resources.pop(handle)
-        if isinstance(thing, Tensor):
-            self._tensor_bytes -= len(thing.data)
+        self._held_bytes -= _size(thing) + (thing.held_bytes if isinstance(thing, Execution) else 0)
         self._close(thing)
         self.unload_unused()
 
@@ -266,9 +268,9 @@ class Nn:
         return self.opened(Execution(graph, graph.graph.execution_context(self._identity)))
 
     def compute(self, execution: Execution, inputs: Sequence[NamedTensor]) -> list[NamedTensor]:
-        """Run one inference; InvalidArgument for two inputs of one name, or data of another length than its shape.
+        """Run one inference; InvalidArgument for two inputs of one name, or numbers of another length than their shape.
 
-        A language model takes text, whose length no shape has to tell.
+        U8 is passed on at any length: many guests give a text the shape `[1]`. A graph that needs more checks more.
         """
         seen: set[str] = set()
         for name, tensor in inputs:
@@ -277,7 +279,7 @@ class Nn:
             seen.add(name)
             if isinstance(execution.graph.graph, TextGraph):
                 self.check_size(len(tensor.data))
-            else:
+            elif tensor.type is not TensorType.U8:
                 tensor.check(name[:NAME_SHOWN])
         context: Any = execution.context
         with self.costing(execution, context.close) as left:
@@ -403,9 +405,15 @@ class Nn:
             left = limit - self.tokens_used
             if left <= 0 or self._at_least(prompt.graph.graph, messages) > left:
                 raise TooLarge(f"the token limit of {limit} is reached: {self.tokens_used} are used")
-            options = replace(options, max_tokens=min(left, prompt.options.max_tokens or left))
+            options = replace(options, max_tokens=min(left, self._max_tokens(prompt) or left))
         with self._control.host_call():
             return prompt.context.send(messages, options, deadline=self._control.deadline)
+
+    def _max_tokens(self, prompt: Prompt) -> int | None:
+        """Tokens the conversation's own options let a reply have."""
+        graph = prompt.graph.graph
+        of_graph = graph.settings.max_tokens if isinstance(graph, Configurable) else None
+        return prompt.options.max_tokens or of_graph
 
     def _at_least(self, graph: Graph, messages: Sequence[Message]) -> int:
         """Tokens the messages cost at least, without the template; 0 where the graph cannot tell."""
@@ -432,6 +440,13 @@ class Nn:
         limit = self._grant.limits.prompt
         if size > limit:
             raise TooLarge(f"the prompt has {size} bytes and the limit is {limit}")
+
+
+def _size(thing: object) -> int:
+    """Return how many bytes of the guest's a handle's object keeps: what tensors and the guest's own errors hold."""
+    if isinstance(thing, Tensor):
+        return len(thing.data)
+    return len(thing.data.encode(errors="replace")) if isinstance(thing, Failure) else 0
 
 
 def _short(name: str) -> str:

@@ -4,9 +4,12 @@ fetched, on execution contexts that take all inputs at once.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from promptd.errors import InvalidArgument, RuntimeFailure
 from promptd.tensor import Tensor
-from promptd.wasm.nn import Execution, Nn
+from promptd.wasm.nn import Execution, LoadedGraph, Nn
 
 MOST_INPUTS = 1024
 
@@ -51,3 +54,46 @@ class Stages:
         if name in by_name:
             return by_name[name]
         raise InvalidArgument(f"there is no output {name[:80]!r}; there are {len(self._outputs)}")
+
+
+class StagedExecution(Execution):
+    """An execution context that a guest holds, with its inputs and outputs."""
+
+    def __init__(self, opened: Execution) -> None:
+        super().__init__(opened.graph, opened.context)
+        self.stages = Stages()
+
+    @property
+    def held_bytes(self) -> int:
+        return self.stages.size
+
+
+def open_staged(nn: Nn, graph: LoadedGraph) -> StagedExecution:
+    """Open an execution context on `graph` whose inputs are set one by one."""
+    return StagedExecution(nn.open_execution(graph))
+
+
+def set_input(nn: Nn, execution: StagedExecution, name: str, tensor: Tensor) -> None:
+    """Set an input, or set it again."""
+    with _counting_bytes(nn, execution):
+        execution.stages.set_input(name, tensor)
+
+
+def compute(nn: Nn, execution: StagedExecution) -> None:
+    """Run the graph on the inputs set; see `Stages.compute`."""
+    with _counting_bytes(nn, execution):
+        execution.stages.compute(nn, execution)
+
+
+def get_output(_nn: Nn, execution: StagedExecution, name: str) -> Tensor:
+    """Return an output; see `Stages.output`."""
+    return execution.stages.output(name)
+
+
+@contextmanager
+def _counting_bytes(nn: Nn, execution: StagedExecution) -> Iterator[None]:
+    before = execution.held_bytes
+    try:
+        yield
+    finally:
+        nn.hold_bytes(execution.held_bytes - before)

@@ -28,6 +28,10 @@ class GuestOutputLimit(TooLarge, GuestTrap):
     """The guest wrote more than its output limit."""
 
 
+class GuestCallLimit(TooLarge, GuestTrap):
+    """The guest passed more to the host in one call than wasmtime carries."""
+
+
 class GuestStopped(GuestTrap):
     """The host stopped the guest."""
 
@@ -49,14 +53,21 @@ _SENTENCES = {
 }
 
 LIST_CALL_LIMIT = 2_796_201
-"""Most bytes of list<u8> one call from a component to the host can carry: wasmtime 50's hostcall fuel, 128 MiB / 48."""
+"""Most bytes of list<u8> one call from a component to the host can carry: wasmtime 50's hostcall fuel, 128 MiB / 48.
+
+The other way there is no such limit. The guest cannot be given an error in its place: wasmtime traps before the host
+function is called.
+"""
+
+_TOO_MUCH_DATA = "fuel allocated for hostcalls has been exhausted"
 
 
 def trap_of(error: BaseException, guest: str, limits: GuestLimits) -> GuestTrap:
     """Return the trap that wasmtime reported as `error`, in one sentence; its wasm backtrace goes to the debug log."""
     text = str(error)
     _log.debug("guest %s trapped: %s", guest, text)
-    return GuestTrap(f"guest {guest} trapped: {_reason(text, limits)}")
+    kind = GuestCallLimit if _TOO_MUCH_DATA in text else GuestTrap
+    return kind(f"guest {guest} trapped: {_reason(text, limits)}")
 
 
 def _reason(text: str, limits: GuestLimits) -> str:
@@ -65,10 +76,10 @@ def _reason(text: str, limits: GuestLimits) -> str:
     if match := re.search(r"memory minimum size of (\d+) pages exceeds memory limits", text):
         need, have = int(match[1]) / 16, limits.memory / 1024**2
         return f"it needs {need:.1f} MiB of memory to start, more than its limit of {have:.1f} MiB"
-    if "fuel allocated for hostcalls has been exhausted" in text:
+    if _TOO_MUCH_DATA in text:
         return (
-            f"it passed more data to the host in one call than wasmtime carries ({LIST_CALL_LIMIT} bytes of list<u8>); "
-            "a larger tensor has to go in parts"
+            f"too-large: it passed more data to the host in one call than wasmtime carries ({LIST_CALL_LIMIT} bytes of "
+            "list<u8>); a larger tensor has to go in parts, and a larger model by name"
         )
     if match := re.search(r"(?:resource limit exceeded: .+|GC heap out of memory.*|.+ exceeds table limits)", text):
         return match[0]

@@ -56,6 +56,20 @@ def test_a_conversation_and_a_turn_can_override_the_graphs_settings(open_graph: 
     assert ask(graph, "Tell a story.").usage.generated == 8
 
 
+def test_a_graph_with_other_options_is_the_same_model(open_graph: Open) -> None:
+    graph = open_graph(max_tokens=8)
+    brief = graph.configured(graph.settings.model_copy(update={"max_tokens": 2}))
+    assert ask(brief, "Tell a story.").usage.generated == 2
+    assert ask(graph, "Tell a story.").usage.generated == 8
+    assert brief.info is graph.info
+
+
+def test_a_graph_tells_what_it_is_and_not_where_it_comes_from(open_graph: Open, smollm2: Path) -> None:
+    facts = open_graph(context=512).facts
+    assert facts == {"architecture": "llama", "context": "512", "template": "auto"}
+    assert open_graph(template="none").facts["template"] == "none"
+
+
 def test_a_system_prompt_comes_before_every_conversation(open_graph: Open) -> None:
     plain = open_graph(system="")
     long = open_graph(system="You are a pirate. " * 10)

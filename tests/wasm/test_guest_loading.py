@@ -71,7 +71,8 @@ NOT_OFFERED = {
     "another version of wasi:nn": (
         '(component (import "wasi:nn/graph@0.3.0" (instance)))',
         "imports wasi:nn/graph@0.3.0, which promptd does not offer; "
-        "it offers wasi:nn at 0.2.0-rc-2024-10-28 and 0.2.0-rc-phase-3",
+        "it offers wasi:nn at 0.2.0-rc-2024-06-25, 0.2.0-rc-2024-08-19, 0.2.0-rc-2024-10-28, 0.2.0-rc-phase-3, "
+        "and without a version",
     ),
     "WASI 0.3": (
         '(component (import "wasi:cli/exit@0.3.0" (instance (export "exit" (func)))))',

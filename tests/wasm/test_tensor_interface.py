@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import wat
 from guest_host import Host
+from wasmtime.component import ListType
 
 from promptd.backends.echo import EchoExecution, EchoGraph
-from promptd.errors import UnsupportedOperation
+from promptd.errors import UnsupportedOperation, code_of
+from promptd.tensor import NamedTensor, Tensor, TensorType
 from promptd.wasm.stdio import Stdin
-from promptd.wasm.traps import LIST_CALL_LIMIT, GuestTrap
+from promptd.wasm.traps import LIST_CALL_LIMIT, GuestCallLimit, GuestTrap
 
 VERSIONS = [wat.RELEASED, wat.PHASE_3]
 
@@ -92,8 +96,33 @@ def test_the_largest_tensor_one_call_carries_comes_back(host: Host) -> None:
 
 def test_a_larger_tensor_ends_the_guest_with_a_sentence_that_names_the_limit(host: Host) -> None:
     size = LIST_CALL_LIMIT + 1
-    with pytest.raises(GuestTrap, match=f"wasmtime carries \\({LIST_CALL_LIMIT} bytes of list<u8>\\)"):
+    with pytest.raises(
+        GuestCallLimit, match=f"too-large: .* wasmtime carries \\({LIST_CALL_LIMIT} bytes of list<u8>\\)"
+    ) as ended:
         host.run(computing(size, (size,), 4))
+    assert code_of(ended.value).name == "too-large"
+
+
+class Inflating(EchoGraph):
+    """Answers with four times the largest tensor that one call carries."""
+
+    def execution_context(self, guest: str) -> EchoExecution:
+        class Execution(EchoExecution):
+            def compute(self, inputs: Any, *, deadline: float | None = None) -> list[NamedTensor]:
+                size = 4 * LIST_CALL_LIMIT
+                return [(name, Tensor((size,), TensorType.U8, b"\xab" * size)) for name, _ in inputs]
+
+        return Execution()
+
+
+def test_there_is_no_such_limit_on_what_a_graph_answers(host: Host) -> None:
+    host.graphs["echo"] = Inflating()
+    code, output = outcome(host, computing(1, (1,), 4))
+    assert (code, len(output)) == (0, 1 + 4 * LIST_CALL_LIMIT)
+
+
+def test_text_may_have_any_shape(host: Host) -> None:
+    assert outcome(host, computing(5, (1,), 4)) == (0, b"x" + b"\xab" * 5)
 
 
 def test_data_of_another_length_than_its_shape_is_an_invalid_argument(host: Host) -> None:
@@ -152,6 +181,32 @@ def test_a_result_can_be_the_next_input_without_its_data_entering_the_guest(host
         0,
         b"x\xab\xab\xab\xab",
     )
+
+
+def test_a_tensor_passed_on_is_copied_into_the_host_once_and_out_of_it_once(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size, lifted, lowered = 100_000, [0], [0]
+    from_guest, to_guest = ListType.convert_from_c, ListType.convert_to_c
+
+    def lift(self: Any, raw: Any) -> Any:
+        value = from_guest(self, raw)
+        lifted[0] += len(value) if isinstance(value, bytes) else 0
+        return value
+
+    def lower(self: Any, store: Any, value: Any, pointer: Any) -> None:
+        lowered[0] += len(value) if isinstance(value, bytes) else 0
+        to_guest(self, store, value, pointer)
+
+    monkeypatch.setattr(ListType, "convert_from_c", lift)
+    monkeypatch.setattr(ListType, "convert_to_c", lower)
+    pass_on = """
+      (i32.store (i32.const 128) (i32.const 600))
+      (i32.store (i32.const 132) (i32.const 1))
+      (i32.store (i32.const 136) (i32.load (i32.add (i32.load (i32.const 84)) (i32.const 8))))"""
+    guest = computing(size, (size,), 4).replace(COMPUTE, COMPUTE + 20 * (pass_on + COMPUTE))
+    assert outcome(host, guest) == (0, b"x" + b"\xab" * size)
+    assert (lifted[0], lowered[0]) == (size, size)
 
 
 def test_a_tensor_given_away_cannot_be_used_again(host: Host) -> None:

@@ -1,7 +1,7 @@
 // The calls of wasi:nn since it has resources: 06-25, 08-19, 10-28, phase 3, U2, U3. A build says which:
 //   NN_VERSION              what comes after the interface's name, such as "@0.2.0-rc-2024-10-28"
 //   NN_COALESCED            compute takes and returns all tensors (10-28, phase 3)
-//   NN_BY_NAME              graphs are loaded by name only, with `load` (phase 3)
+//   NN_BY_NAME              graphs are loaded by name only, with `load`, and have properties (phase 3)
 //   NN_ERROR_ENUM           an error is an enum, without a text (U2)
 //   NN_ERROR_CONSTRUCTOR    a guest can make errors (06-25, U3)
 #pragma once
@@ -25,9 +25,15 @@ typedef handle_result load_result;
 typedef struct { const uint32_t *items; size_t count; } dimension_list;
 typedef struct { string name; tensor_handle tensor; } named_handle;
 typedef struct { bool failed; union { struct { named_handle *items; size_t count; }; error error; }; } outputs_result;
+typedef struct { string *items; size_t count; } property_names;
+typedef struct { bool present; string value; } property_result;
 
 #ifdef NN_BY_NAME
 NN("graph", "load") void graph_load_by_name(const char *name, size_t length, handle_result *);
+NN("graph", "[method]graph.list-properties") void graph_list_properties(nn_graph, property_names *);
+NN("graph", "[method]graph.get-property") void graph_get_property(nn_graph, const char *name, size_t length, property_result *);
+NN("graph", "[method]graph.set-property")
+void graph_set_property(nn_graph, const char *name, size_t length, const char *value, size_t size, empty_result *);
 #else
 NN("graph", "load-by-name") void graph_load_by_name(const char *name, size_t length, handle_result *);
 NN("graph", "load") void graph_load(const string *builders, size_t count, uint32_t encoding, uint32_t target, handle_result *);

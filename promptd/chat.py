@@ -63,3 +63,7 @@ class ChatOptions:
     repeat_penalty: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] | None = None
+    grammar: str | None = None
+    """GBNF that the reply keeps to."""
+    json_schema: str | None = None
+    """A JSON schema, as text, that the reply keeps to; it goes before a grammar."""

@@ -87,6 +87,10 @@ class GraphSettings(_Settings):
     repeat_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    grammar: str = ""
+    """GBNF that replies keep to: https://github.com/ggml-org/llama.cpp/tree/master/grammars"""
+    json_schema: str = ""
+    """A JSON schema, as text, that replies keep to; it goes before a grammar."""
     embedding: bool = False
     """Through the tensor interface, answer with the embedding of the text in place of a reply."""
 

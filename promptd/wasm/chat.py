@@ -7,7 +7,7 @@ from typing import Any
 from wasmtime.component import Record, Variant
 
 from promptd.chat import ChatOptions, Completion, Message
-from promptd.errors import InvalidArgument, PromptdError, code_of
+from promptd.errors import PromptdError, code_of
 from promptd.wasm.face import Face, record, variant
 from promptd.wasm.nn import ChatReply, ChatSession, Nn
 
@@ -27,9 +27,6 @@ def _options(given: Record | None) -> ChatOptions:
     if given is None:
         return ChatOptions()
     fields: dict[str, Any] = vars(given)
-    for unsupported in ("grammar", "json-schema"):
-        if fields[unsupported] is not None:
-            raise InvalidArgument(f"the option {unsupported} is not offered yet")
     return ChatOptions(
         max_tokens=fields["max-tokens"],
         temperature=fields["temperature"],
@@ -39,6 +36,8 @@ def _options(given: Record | None) -> ChatOptions:
         repeat_penalty=fields["repeat-penalty"],
         seed=fields["seed"],
         stop=tuple(fields["stop"]) or None,
+        grammar=fields["grammar"],
+        json_schema=fields["json-schema"],
     )
 
 

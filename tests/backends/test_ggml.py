@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -166,3 +167,15 @@ def test_a_model_that_cannot_be_loaded_can_be_tried_again(tmp_path: Path, smollm
     graph = GgmlGraph(path, settings, ENGINE)
     assert ask(graph, "Hi").text
     graph.close()
+
+
+def test_a_reply_keeps_to_a_json_schema(open_graph: Open) -> None:
+    schema = '{"type": "object", "properties": {"colour": {"enum": ["red", "blue"]}}, "required": ["colour"]}'
+    context = open_graph().prompt_context("test", ChatOptions(json_schema=schema, temperature=0, max_tokens=64))
+    reply = context.send([Message("user", "Name a colour.")]).result().text
+    assert json.loads(reply)["colour"] in ("red", "blue")
+
+
+def test_a_grammar_that_is_none_is_refused(open_graph: Open) -> None:
+    with pytest.raises(InvalidArgument):
+        open_graph().prompt_context("test").send([Message("user", "hi")], ChatOptions(grammar="root ::= ("))

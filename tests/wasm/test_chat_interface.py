@@ -137,10 +137,18 @@ def test_the_role_and_the_options_of_a_guest_reach_the_graph(host: Host) -> None
     assert graph.messages == [Message("user", "hello")]
 
 
-@pytest.mark.parametrize(("offset", "name"), [(64, "grammar"), (76, "json-schema")])
-def test_options_that_are_not_offered_are_refused_not_ignored(host: Host, offset: int, name: str) -> None:
-    given = f"(i32.store8 (i32.const 1032) (i32.const 1)) (i32.store8 (i32.const {1036 + offset}) (i32.const 1))"
-    assert host.run(chat(given, OPEN)) == (1, f"0the option {name} is not offered yet")
+@pytest.mark.parametrize(
+    ("offset", "chosen"),
+    [(64, ChatOptions(grammar="|")), (76, ChatOptions(json_schema="|"))],
+    ids=["grammar", "schema"],
+)
+def test_a_grammar_and_a_schema_are_the_backends_to_keep(host: Host, offset: int, chosen: ChatOptions) -> None:
+    graph = host.graphs["echo"] = Spelling()
+    at = 1036 + offset
+    given = f"""(i32.store8 (i32.const 1032) (i32.const 1)) (i32.store8 (i32.const {at}) (i32.const 1))
+      (i32.store (i32.const {at + 4}) (i32.const 1300)) (i32.store (i32.const {at + 8}) (i32.const 1))"""
+    assert host.run(chat(given, OPEN, SEND))[0] == 0
+    assert graph.options[0] == chosen
 
 
 def test_a_graph_that_is_not_granted_is_not_found(host: Host) -> None:

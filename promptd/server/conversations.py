@@ -13,14 +13,12 @@ from promptd.chat import ChatOptions, Message
 from promptd.errors import Busy
 from promptd.server.errors import UnknownModel, as_promptd_error
 from promptd.server.guests import GuestInstance
+from promptd.server.keys import current_client
 from promptd.server.turn import STOP_S, Outcome, Turn, Turns
 from promptd.wasm.host import Host
 
 GUEST_PREFIX = "guest/"
 """Opens the model names of guests; no graph's name can hold a slash."""
-
-HTTP_IDENTITY = "http"
-"""What accounting and cache isolation know clients by that talk to a graph without a guest."""
 
 _ENGINE_THREADS = 32
 """Threads for what is brief but blocks: opening contexts, queueing turns. Loading a model takes one for each graph."""
@@ -76,7 +74,7 @@ class Conversations:
         if model.startswith(GUEST_PREFIX):
             return await self._open_guest(model.removeprefix(GUEST_PREFIX), only_message)
         graph = await self._graph(model)
-        context = await _on(self._engine_threads, graph.prompt_context, HTTP_IDENTITY)
+        context = await _on(self._engine_threads, graph.prompt_context, current_client().identity)
         return _GraphConversation(context, self._turns, self._engine_threads)
 
     async def _graph(self, name: str) -> Graph:
@@ -91,7 +89,8 @@ class Conversations:
             raise Busy(f"all {self._limit} places for guests are taken; close a session, or raise server.max-sessions")
         self._guests += 1
         try:
-            instance = await _on(self._guest_threads, GuestInstance, self._host, name, only_message)
+            client = current_client().name
+            instance = await _on(self._guest_threads, GuestInstance, self._host, name, client, only_message)
         except BaseException:
             self._release_guest()
             raise

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from promptd.chat import Completion
 from promptd.errors import Busy, PromptdError
+from promptd.server.keys import current_client
 
 Outcome = Completion | PromptdError
 """How a turn ends."""
@@ -84,8 +85,12 @@ class Turns:
         if self._draining:
             raise Busy("promptd is shutting down")
 
+        client = current_client()
+
         def forget(turn: Turn, outcome: Outcome) -> None:
             self._running.discard(turn)
+            if isinstance(outcome, Completion):
+                client.charge(outcome.usage)
             ended(outcome)
 
         turn = Turn(cancel, forget)

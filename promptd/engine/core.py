@@ -26,6 +26,7 @@ from promptd.engine.messages import (
     Event,
     Failed,
     Fork,
+    KVHolder,
     Open,
     Pieces,
     ReadStats,
@@ -280,6 +281,11 @@ class Core:
             kv_total=kv.total,
             kv_bytes=info.kv_bytes,
             model_bytes=info.model_bytes,
+            holders=tuple(
+                KVHolder(number, len(dialogue.sequence.cells), dialogue.generation is not None)
+                for number, dialogue in self._dialogues.items()
+                if dialogue.sequence.cells
+            ),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -14,6 +15,8 @@ from promptd.server.conversations import Conversations
 from promptd.server.doors import HostAllowList, Limits
 from promptd.server.errors import install_error_handlers
 from promptd.server.keys import ANYONE, PASSER_BY, KeyDoor
+from promptd.server.metrics import CountRequests
+from promptd.server.operation import operation_router
 from promptd.server.session_routes import session_router
 from promptd.server.sessions import Sessions
 from promptd.server.turn import Turns
@@ -32,7 +35,10 @@ def create_app(host: Host, turns: Turns, *, names: Iterable[str] = (), local: bo
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        preloading = asyncio.create_task(conversations.preload()) if settings.preload else None
         yield
+        if preloading:
+            preloading.cancel()
         sessions.close_all()
         await conversations.close()
 
@@ -50,13 +56,9 @@ def create_app(host: Host, turns: Turns, *, names: Iterable[str] = (), local: bo
             allow_headers=["Authorization", "Content-Type", "X-Api-Key"],
             expose_headers=["Retry-After", "X-Request-Id"],
         )
+    app.add_middleware(CountRequests, metrics=turns.metrics)
     app.add_middleware(HostAllowList, names=(*names, *settings.hosts))
     app.include_router(chat_router(conversations))
     app.include_router(session_router(sessions))
-
-    @app.get("/healthz", tags=["operation"])
-    async def healthz() -> dict[str, str]:
-        """Say that the daemon is alive."""
-        return {"status": "ok"}
-
+    app.include_router(operation_router(host, conversations, sessions, turns.metrics))
     return app

@@ -104,6 +104,11 @@ class Sessions:
         """Return the client's open sessions, the oldest first."""
         return [session for session in self._open.values() if session.owner == current_client().name]
 
+    @property
+    def count(self) -> int:
+        """How many sessions are open, of all clients."""
+        return len(self._open)
+
     def close_all(self) -> None:
         """Close every session."""
         for session_id in list(self._open):

@@ -17,6 +17,7 @@ from promptd.server.errors import install_error_handlers
 from promptd.server.keys import ANYONE, PASSER_BY, KeyDoor
 from promptd.server.metrics import CountRequests
 from promptd.server.operation import operation_router
+from promptd.server.page_routes import page_router
 from promptd.server.session_routes import session_router
 from promptd.server.sessions import Sessions
 from promptd.server.turn import Turns
@@ -60,5 +61,6 @@ def create_app(host: Host, turns: Turns, *, names: Iterable[str] = (), local: bo
     app.add_middleware(HostAllowList, names=(*names, *settings.hosts))
     app.include_router(chat_router(conversations))
     app.include_router(session_router(sessions))
+    app.include_router(page_router())
     app.include_router(operation_router(host, conversations, sessions, turns.metrics))
     return app

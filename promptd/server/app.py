@@ -16,6 +16,7 @@ from promptd.server.doors import HostAllowList, Limits
 from promptd.server.errors import install_error_handlers
 from promptd.server.keys import ANYONE, PASSER_BY, KeyDoor
 from promptd.server.metrics import CountRequests
+from promptd.server.ollama import ollama_router
 from promptd.server.operation import operation_router
 from promptd.server.page_routes import page_router
 from promptd.server.session_routes import session_router
@@ -61,6 +62,7 @@ def create_app(host: Host, turns: Turns, *, names: Iterable[str] = (), local: bo
     app.add_middleware(HostAllowList, names=(*names, *settings.hosts))
     app.include_router(chat_router(conversations))
     app.include_router(session_router(sessions))
+    app.include_router(ollama_router(host, conversations))
     app.include_router(page_router())
     app.include_router(operation_router(host, conversations, sessions, turns.metrics))
     return app

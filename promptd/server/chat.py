@@ -16,7 +16,7 @@ from promptd.chat import Completion, Message, StopReason, Usage
 from promptd.errors import PromptdError
 from promptd.server.conversations import Conversations
 from promptd.server.errors import UnknownModel, error_body
-from promptd.server.replies import sse, stream, whole
+from promptd.server.replies import ServerSentEvents, sse, stream, whole
 from promptd.server.schemas import ChatRequest
 
 _FINISH_REASONS = {StopReason.MAX_TOKENS: "length", StopReason.CONTEXT_FULL: "length"}
@@ -68,7 +68,7 @@ def usage_body(usage: Usage) -> dict[str, Any]:
     }
 
 
-class _Chunks:
+class _Chunks(ServerSentEvents):
     """The stream of one chat completion."""
 
     def __init__(self, model: str, *, include_usage: bool) -> None:

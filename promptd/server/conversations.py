@@ -87,6 +87,13 @@ class Conversations:
         """How many instances of guests are open."""
         return self._guests
 
+    async def load(self, model: str) -> None:
+        """Load a graph ahead of its first prompt; raises UnknownModel, and what loading raises."""
+        if model not in self.models():
+            raise UnknownModel(model)
+        if not model.startswith(GUEST_PREFIX):
+            await self._graph(model)
+
     async def preload(self) -> None:
         """Load every graph; one that cannot be loaded is logged, and tried again when it is asked for."""
         self._preloading = True

@@ -20,6 +20,11 @@ class EngineView:
     stats: EngineStats
 
 
+def info_of(graph: Graph | None) -> EngineInfo | None:
+    """Return what the model of `graph` is; None for one that no engine runs."""
+    return graph.info if isinstance(graph, GgmlGraph) else None
+
+
 def look_at(graphs: Mapping[str, Graph]) -> list[EngineView]:
     """Return a view of each engine behind `graphs`; waits for the step each is in."""
     views: dict[int | str, EngineView] = {}

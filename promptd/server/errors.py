@@ -12,10 +12,21 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from promptd.errors import Busy, InvalidArgument, NotFound, PromptdError, SecurityDenied, Unknown, code_of
+from promptd.errors import (
+    Busy,
+    InvalidArgument,
+    NotFound,
+    PromptdError,
+    SecurityDenied,
+    Unknown,
+    UnsupportedOperation,
+    code_of,
+)
 
 RETRY_AFTER_S = 1
 """What a busy daemon asks a client to wait; replies last seconds, so places free up at that pace."""
+
+OLLAMA_PREFIX = "/api/"
 
 _TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -66,7 +77,11 @@ class RateLimited(Busy):
         self.retry_after_s = retry_after_s
 
 
-_STATUSES: dict[type[PromptdError], int] = {TurnRunning: 409, InvalidKey: 401, RateLimited: 429}
+class NotOffered(UnsupportedOperation):
+    """A part of an API that promptd does not offer."""
+
+
+_STATUSES: dict[type[PromptdError], int] = {TurnRunning: 409, InvalidKey: 401, RateLimited: 429, NotOffered: 501}
 """Statuses of errors that only the server knows; those of all others are in the table of `promptd.errors`."""
 
 _CODES: dict[type[PromptdError], str] = {
@@ -89,12 +104,12 @@ def error_body(error: PromptdError) -> dict[str, Any]:
     return _body(str(error), status_of(error), param=param, code=code)
 
 
-def error_response(error: PromptdError) -> JSONResponse:
-    """Return the response that `error` is answered with."""
+def error_response(error: PromptdError, path: str) -> JSONResponse:
+    """Return the response that a request for `path` is answered with after `error`."""
     headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, InvalidKey) else {}
     if isinstance(error, RateLimited):
         headers["Retry-After"] = str(error.retry_after_s)
-    return _response(error_body(error), status_of(error), headers)
+    return _response(path, error_body(error), status_of(error), headers)
 
 
 def as_promptd_error(error: BaseException) -> PromptdError:
@@ -110,7 +125,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(PromptdError)
     async def on_promptd_error(request: Request, error: PromptdError) -> JSONResponse:
-        return error_response(error)
+        return error_response(error, request.url.path)
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid_request(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -118,17 +133,20 @@ def install_error_handlers(app: FastAPI) -> None:
             sentence, param = "the body must be a JSON object, sent with Content-Type: application/json", None
         else:
             sentence, param = _validation(error.errors())
-        return _response(_body(sentence, 400, param=param, code="invalid-argument"), 400)
+        return _response(request.url.path, _body(sentence, 400, param=param, code="invalid-argument"), 400)
 
     @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
         if error.status_code == HTTPStatus.NOT_FOUND and error.detail == HTTPStatus.NOT_FOUND.phrase:
             error.detail = f"there is nothing at {request.url.path}"
-        return _response(_body(error.detail, error.status_code), error.status_code, dict(error.headers or {}))
+        return _response(
+            request.url.path, _body(error.detail, error.status_code), error.status_code, dict(error.headers or {})
+        )
 
     @app.exception_handler(Exception)
     async def on_unexpected_error(request: Request, error: Exception) -> JSONResponse:
-        return _response(error_body(Unknown("promptd failed in a way it did not expect; its log has the details")), 500)
+        error = Unknown("promptd failed in a way it did not expect; its log has the details")
+        return error_response(error, request.url.path)
 
 
 def _body(message: str, status: int, *, param: str | None = None, code: str | None = None) -> dict[str, Any]:
@@ -136,7 +154,9 @@ def _body(message: str, status: int, *, param: str | None = None, code: str | No
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def _response(body: dict[str, Any], status: int, headers: dict[str, str] | None = None) -> JSONResponse:
+def _response(path: str, body: dict[str, Any], status: int, headers: dict[str, str] | None = None) -> JSONResponse:
+    if path.startswith(OLLAMA_PREFIX):  # whose clients want the sentence alone
+        body = {"error": body["error"]["message"]}
     headers = dict(headers or {})
     if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
         headers.setdefault("Retry-After", str(RETRY_AFTER_S))

@@ -125,7 +125,7 @@ class KeyDoor:
             if scope["method"] != "GET":
                 client.admit()
         except (InvalidKey, ScopeMissing, RateLimited) as error:
-            await error_response(error)(scope, receive, send)
+            await error_response(error, scope["path"])(scope, receive, send)
             return
         token = _current.set(client)
         try:

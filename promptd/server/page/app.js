@@ -199,9 +199,13 @@ async function answer(asked) {
   running = null;
   turn.chat.changed = Date.now();
   save(chats);
+  const follow = nearEnd();
   draw();
+  if (follow) scroll.scrollTop = scroll.scrollHeight;
   engine.glance();
 }
+
+const nearEnd = () => scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < FOLLOW_PX;
 
 // Draw the reply's new text with the next frame.
 function schedule(turn) {
@@ -210,7 +214,7 @@ function schedule(turn) {
     turn.frame = 0;
     const view = byId(`m-${turn.node.id}`);
     if (!view || running !== turn) return;
-    const follow = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < FOLLOW_PX;
+    const follow = nearEnd();
     fillReply(view.querySelector(".body"), turn.node);
     view.querySelector(".stats")?.replaceChildren(...stats(turn.node));
     if (follow) scroll.scrollTop = scroll.scrollHeight;

@@ -87,6 +87,11 @@ class GgmlGraph:
         )
         return GgmlPrompt(conversation, settings, options)
 
+    def raw_context(self, guest: str) -> GgmlPrompt:
+        """Open a conversation for `guest` in which the model goes on with text as it is, without its chat template."""
+        conversation = self._engine.conversation(guest, template="none")
+        return GgmlPrompt(conversation, self._settings, ChatOptions())
+
     def execution_context(self, guest: str) -> Any:
         """GGUF models take no tensors yet."""
         raise UnsupportedOperation("a GGUF graph takes prompts, not tensors; use the prompt interface")

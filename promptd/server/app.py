@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from promptd.server.chat import chat_router
+from promptd.server.completions import completions_router
 from promptd.server.conversations import Conversations
 from promptd.server.doors import HostAllowList, Limits
 from promptd.server.errors import install_error_handlers
@@ -19,6 +20,7 @@ from promptd.server.metrics import CountRequests
 from promptd.server.ollama import ollama_router
 from promptd.server.operation import operation_router
 from promptd.server.page_routes import page_router
+from promptd.server.responses import responses_router
 from promptd.server.session_routes import session_router
 from promptd.server.sessions import Sessions
 from promptd.server.turn import Turns
@@ -61,6 +63,8 @@ def create_app(host: Host, turns: Turns, *, names: Iterable[str] = (), local: bo
     app.add_middleware(CountRequests, metrics=turns.metrics)
     app.add_middleware(HostAllowList, names=(*names, *settings.hosts))
     app.include_router(chat_router(conversations))
+    app.include_router(completions_router(conversations))
+    app.include_router(responses_router(conversations))
     app.include_router(session_router(sessions))
     app.include_router(ollama_router(host, conversations))
     app.include_router(page_router())

@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, Protocol, TypeVar
 
 from promptd.backends.base import Graph, PromptContext, Reply
+from promptd.backends.ggml import GgmlGraph
 from promptd.chat import ChatOptions, Message
-from promptd.errors import Busy, PromptdError
+from promptd.errors import Busy, PromptdError, UnsupportedOperation
 from promptd.server.errors import UnknownModel, as_promptd_error
 from promptd.server.guests import GuestInstance
 from promptd.server.keys import current_client
@@ -68,18 +69,24 @@ class Conversations:
         """Return every name `open` takes."""
         return [*self._host.graph_names(), *(GUEST_PREFIX + name for name in self._host.guest_names())]
 
-    async def open(self, model: str, *, only_message: str | None = None) -> Conversation:
+    async def open(self, model: str, *, only_message: str | None = None, raw: bool = False) -> Conversation:
         """Open a conversation with a graph, or with `guest/NAME`; loads and compiles what is not yet.
 
-        `only_message` is what a command guest reads from its standard input when there is to be only one turn. Raises
-        UnknownModel, Busy when there are as many guests as the settings allow, and what loading raises.
+        `only_message` is what a command guest reads from its standard input when there is to be only one turn. With
+        `raw` a model goes on with text as it is, without its chat template, which no guest can. Raises UnknownModel,
+        UnsupportedOperation, Busy when there are as many guests as the settings allow, and what loading raises.
         """
         if model not in self.models():
             raise UnknownModel(model)
         if model.startswith(GUEST_PREFIX):
+            if raw:
+                raise UnsupportedOperation(
+                    "a guest answers messages, it does not go on with a text; use /v1/chat/completions"
+                )
             return await self._open_guest(model.removeprefix(GUEST_PREFIX), only_message)
         graph = await self._graph(model)
-        context = await _on(self._engine_threads, graph.prompt_context, current_client().identity)
+        open_context = graph.raw_context if raw and isinstance(graph, GgmlGraph) else graph.prompt_context
+        context: PromptContext = await _on(self._engine_threads, open_context, current_client().identity)
         return _GraphConversation(model, context, self._turns, self._engine_threads)
 
     @property

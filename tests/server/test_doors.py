@@ -30,7 +30,8 @@ HI: Any = [{"role": "user", "content": "hi"}]
         ({"model": "echo", "messages": HI, "temperature": -1}, "temperature"),
         ({"model": "echo", "messages": HI, "top_p": 2}, "top_p"),
         ({"model": "echo", "messages": HI, "stream": "yes"}, "stream"),
-        ({"model": "echo", "messages": HI, "n": 2}, "n"),
+        ({"model": "echo", "messages": HI, "n": 0}, "n"),
+        ({"model": "echo", "messages": HI, "n": 1000}, "n"),
         ({"model": "echo", "messages": HI, "response_format": {"type": "json_object"}}, "response_format"),
     ],
 )

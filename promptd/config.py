@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from promptd.errors import InvalidArgument
 
@@ -152,14 +152,44 @@ class GuestSettings(GuestLimits):
     this."""
 
 
+class KeySettings(_Settings):
+    """`[[server.keys]]`: one API key, known by its hash; `promptd key` makes both."""
+
+    name: Name
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    scopes: tuple[Literal["chat", "admin"], ...] = ("chat",)
+    """`chat` talks to graphs and guests, `admin` reads metrics and changes what is served."""
+    requests_per_minute: Annotated[int, Field(ge=1)] | None = None
+    tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
+    """Prompt tokens that were decoded, and generated ones."""
+
+
 class ServerSettings(_Settings):
-    """`[server]`: where the daemon listens."""
+    """`[server]`: where the daemon listens, and to whom."""
 
     host: str = "127.0.0.1"
+    """An address or name of this machine, or `unix:PATH`."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8040
+    keys: tuple[KeySettings, ...] = ()
+    """When there are any, every request needs one of them."""
+    hosts: tuple[str, ...] = ()
+    """Names the Host header may carry, beside addresses and localhost; `*.example.com` is all below example.com."""
+    origins: tuple[str, ...] = ()
+    """Origins whose web pages may call the daemon (CORS), for example `https://chat.example.com`."""
+    max_body: Size = 16 * 1024**2
+    max_connections: Annotated[int, Field(ge=1)] = 4096
     session_idle: Duration = 1800.0
     """Seconds after which a session nobody talks to is closed."""
+    preload: bool = False
+    """Load every graph at the start rather than when it is first asked for; `/readyz` answers 503 meanwhile."""
     max_sessions: Annotated[int, Field(ge=1)] = 256
+
+    @model_validator(mode="after")
+    def _keys_differ(self) -> ServerSettings:
+        for kind, values in (("name", [key.name for key in self.keys]), ("sha256", [key.sha256 for key in self.keys])):
+            if len(set(values)) < len(values):
+                raise ValueError(f"two keys have the same {kind}")
+        return self
 
 
 class Settings(_Settings):

@@ -121,6 +121,11 @@ class GgmlGraph:
         """Return the model under WasmEdge's conventions; see TextGraph."""
         return GgmlTextModel(self._engine, self._settings, config, guest)
 
+    def raw_context(self, guest: str) -> GgmlPrompt:
+        """Open a conversation for `guest` in which the model goes on with text as it is, without its chat template."""
+        conversation = self._engine.conversation(guest, template="none")
+        return GgmlPrompt(conversation, self._settings, ChatOptions())
+
     def count_tokens(self, text: str) -> int:
         """Return how many tokens `text` is, special tokens not parsed."""
         return self._engine.count_tokens(text)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from promptd.cli import chat, conformance, models, run, serve
+from promptd.cli import chat, conformance, key, models, run, serve
 from promptd.cli.output import print_error
 from promptd.errors import PromptdError
 
@@ -27,6 +27,7 @@ app.command()(models.verify)
 app.command(context_settings={"allow_interspersed_args": False})(run.run)
 app.command()(chat.chat)
 app.command()(serve.serve)
+app.command()(key.key)
 app.command()(conformance.conformance)
 
 EXIT_FAILURE = 1

@@ -16,7 +16,10 @@ from promptd.errors import InvalidArgument, NotFound
 
 def serve(
     address: Annotated[
-        str | None, typer.Option("--host", metavar="ADDRESS", help="Where to listen; 127.0.0.1 by default.")
+        str | None,
+        typer.Option(
+            "--host", metavar="ADDRESS", help="Where to listen; 127.0.0.1 by default. unix:PATH is a socket file."
+        ),
     ] = None,
     port: Annotated[
         int | None,
@@ -47,7 +50,7 @@ def serve(
     from promptd.server.daemon import Daemon, listen
     from promptd.wasm.host import Host
 
-    with listen(server.host, server.port, allow_remote=allow_remote) as listener:
+    with listen(server.host, server.port, allow_remote=allow_remote or bool(server.keys)) as listener:
         store = Store(offline=offline or None)
         pull_missing(store, [graph.model for graph in settings.graphs.values()])
         with closing(Host(settings, store=store)) as host:

@@ -28,6 +28,7 @@ from promptd.engine.messages import (
     Failed,
     Fork,
     Generate,
+    KVHolder,
     Open,
     Pieces,
     ReadStats,
@@ -305,6 +306,11 @@ class Core:
             kv_total=kv.total,
             kv_bytes=info.kv_bytes,
             model_bytes=info.model_bytes,
+            holders=tuple(
+                KVHolder(number, len(dialogue.sequence.cells), dialogue.generation is not None)
+                for number, dialogue in self._dialogues.items()
+                if dialogue.sequence.cells
+            ),
         )
 
 

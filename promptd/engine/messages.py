@@ -94,6 +94,15 @@ class EngineInfo(msgspec.Struct, frozen=True):
     """The commit of llama.cpp's ggml."""
 
 
+class KVHolder(msgspec.Struct, frozen=True):
+    """A conversation that holds KV cells."""
+
+    conversation: int
+    cells: int
+    running: bool
+    """Whether it is making a reply."""
+
+
 class EngineStats(msgspec.Struct, frozen=True):
     """Counters since the worker started, and what it holds now."""
 
@@ -125,6 +134,7 @@ class EngineStats(msgspec.Struct, frozen=True):
     kv_total: int = 0
     kv_bytes: int = 0
     model_bytes: int = 0
+    holders: tuple[KVHolder, ...] = ()
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):

@@ -2,45 +2,71 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from promptd.server.chat import chat_router
+from promptd.server.completions import completions_router
 from promptd.server.conversations import Conversations
-from promptd.server.doors import BodyLimit, HostAllowList
+from promptd.server.doors import HostAllowList, Limits
 from promptd.server.errors import install_error_handlers
+from promptd.server.keys import ANYONE, PASSER_BY, KeyDoor
+from promptd.server.metrics import CountRequests
+from promptd.server.ollama import ollama_router
+from promptd.server.operation import operation_router
+from promptd.server.page_routes import page_router
+from promptd.server.responses import responses_router
 from promptd.server.session_routes import session_router
 from promptd.server.sessions import Sessions
 from promptd.server.turn import Turns
 from promptd.wasm.host import Host
 
 
-def create_app(host: Host, turns: Turns, *, names: Iterable[str] = ()) -> FastAPI:
-    """Return the app over `host`, which the caller closes; `names` are Host headers it answers to beside localhost."""
+def create_app(host: Host, turns: Turns, *, names: Iterable[str] = (), local: bool = True) -> FastAPI:
+    """Return the app over `host`, which the caller closes.
+
+    `names` are Host headers it answers to beside localhost and those of the settings; `local` says that only this
+    machine can connect.
+    """
     settings = host.settings.server
     conversations = Conversations(host, turns)
     sessions = Sessions(conversations, limit=settings.max_sessions, idle_s=settings.session_idle)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        preloading = asyncio.create_task(conversations.preload()) if settings.preload else None
         yield
+        if preloading:
+            preloading.cancel()
         sessions.close_all()
         await conversations.close()
 
     # The documentation pages load scripts from elsewhere; the document itself, /openapi.json, stays.
     app = FastAPI(title="promptd", version=version("promptd"), lifespan=lifespan, docs_url=None, redoc_url=None)
     install_error_handlers(app)
-    app.add_middleware(BodyLimit)
-    app.add_middleware(HostAllowList, names=names)
+    # The last that is added is the first a request meets.
+    app.add_middleware(Limits, limit=settings.max_body)
+    app.add_middleware(KeyDoor, keys=settings.keys, anonymous=ANYONE if local else PASSER_BY)
+    if settings.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "X-Api-Key"],
+            expose_headers=["Retry-After", "X-Request-Id"],
+        )
+    app.add_middleware(CountRequests, metrics=turns.metrics)
+    app.add_middleware(HostAllowList, names=(*names, *settings.hosts))
     app.include_router(chat_router(conversations))
+    app.include_router(completions_router(conversations))
+    app.include_router(responses_router(conversations))
     app.include_router(session_router(sessions))
-
-    @app.get("/healthz", tags=["operation"])
-    async def healthz() -> dict[str, str]:
-        """Say that the daemon is alive."""
-        return {"status": "ok"}
-
+    app.include_router(ollama_router(host, conversations))
+    app.include_router(page_router())
+    app.include_router(operation_router(host, conversations, sessions, turns.metrics))
     return app

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from promptd.chat import Completion, Message, StopReason, Usage
+from promptd.chat import Completion, StopReason, Usage
 from promptd.errors import PromptdError
+from promptd.server.choices import choices
 from promptd.server.conversations import Conversations
 from promptd.server.errors import UnknownModel, error_body
-from promptd.server.replies import sse, stream, whole
-from promptd.server.schemas import ChatRequest
+from promptd.server.replies import ServerSentEvents, sse, stream
+from promptd.server.schemas import ChatRequest, last_of_user
 
 _FINISH_REASONS = {StopReason.MAX_TOKENS: "length", StopReason.CONTEXT_FULL: "length"}
 """OpenAI's word for why a reply ended; all others are "stop"."""
@@ -32,16 +34,17 @@ def chat_router(conversations: Conversations) -> APIRouter:
     async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
         """Answer the messages of one request; nothing of it is kept."""
         messages = [message.as_message() for message in body.messages]
-        conversation = await conversations.open(body.model, only_message=_last_of_user(messages))
+        if not body.stream:
+            replies = await choices(request, conversations, body.model, [messages], body.options(), body.n or 1)
+            return JSONResponse(_completion(body.model, replies))
+        conversation = await conversations.open(body.model, only_message=last_of_user(messages))
         try:
             turn = await conversation.start(messages, body.options(), ended=lambda _: conversation.close())
         except BaseException:
             conversation.close()
             raise
-        if body.stream:
-            include_usage = body.stream_options is not None and body.stream_options.include_usage
-            return await stream(request, turn, _Chunks(body.model, include_usage=include_usage))
-        return JSONResponse(_completion(body.model, await whole(request, turn)))
+        include_usage = body.stream_options is not None and body.stream_options.include_usage
+        return await stream(request, turn, _Chunks(body.model, include_usage=include_usage))
 
     @router.get("/models")
     async def list_models() -> dict[str, Any]:
@@ -68,7 +71,19 @@ def usage_body(usage: Usage) -> dict[str, Any]:
     }
 
 
-class _Chunks:
+def usage_of_all(replies: Sequence[Completion], firsts: Sequence[Completion]) -> dict[str, Any]:
+    """Return the usage of several replies; as OpenAI does, each prompt counts once, with the first reply to it."""
+    prompts = sum((reply.usage for reply in firsts), Usage(0, 0, 0))
+    generated = sum(reply.usage.generated for reply in replies)
+    return usage_body(Usage(prompts.prompt, prompts.cached, generated))
+
+
+def finish_reason(completion: Completion) -> str:
+    """Return OpenAI's word for why a reply ended."""
+    return _FINISH_REASONS.get(completion.stop_reason, "stop")
+
+
+class _Chunks(ServerSentEvents):
     """The stream of one chat completion."""
 
     def __init__(self, model: str, *, include_usage: bool) -> None:
@@ -82,7 +97,7 @@ class _Chunks:
         return self._choice({"content": text})
 
     def end(self, completion: Completion) -> bytes:
-        last = self._choice({}, _finish_reason(completion))
+        last = self._choice({}, finish_reason(completion))
         if self._include_usage:
             last += sse({**self._head, "choices": [], "usage": usage_body(completion.usage)})
         return last + b"data: [DONE]\n\n"
@@ -95,23 +110,22 @@ class _Chunks:
         return sse({**self._head, "choices": [choice], **({"usage": None} if self._include_usage else {})})
 
 
-def _completion(model: str, completion: Completion) -> dict[str, Any]:
-    message = {"role": "assistant", "content": completion.text, "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish_reason(completion)}
-    return {**_head("chat.completion", model), "choices": [choice], "usage": usage_body(completion.usage)}
+def _completion(model: str, replies: list[Completion]) -> dict[str, Any]:
+    listed = [
+        {
+            "index": index,
+            "message": {"role": "assistant", "content": reply.text, "refusal": None},
+            "logprobs": None,
+            "finish_reason": finish_reason(reply),
+        }
+        for index, reply in enumerate(replies)
+    ]
+    return {**_head("chat.completion", model), "choices": listed, "usage": usage_of_all(replies, replies[:1])}
 
 
 def _head(kind: str, model: str) -> dict[str, Any]:
     return {"id": f"chatcmpl-{secrets.token_hex(12)}", "object": kind, "created": int(time.time()), "model": model}
 
 
-def _finish_reason(completion: Completion) -> str:
-    return _FINISH_REASONS.get(completion.stop_reason, "stop")
-
-
 def _model(name: str, created: int) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": created, "owned_by": "promptd"}
-
-
-def _last_of_user(messages: list[Message]) -> str:
-    return next((message.content for message in reversed(messages) if message.role == "user"), "")

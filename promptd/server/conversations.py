@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, Protocol, TypeVar
 
 from promptd.backends.base import Graph, PromptContext, Reply
+from promptd.backends.ggml import GgmlGraph
 from promptd.chat import ChatOptions, Message
-from promptd.errors import Busy
+from promptd.errors import Busy, PromptdError, UnsupportedOperation
 from promptd.server.errors import UnknownModel, as_promptd_error
 from promptd.server.guests import GuestInstance
+from promptd.server.keys import current_client
 from promptd.server.turn import STOP_S, Outcome, Turn, Turns
 from promptd.wasm.host import Host
 
 GUEST_PREFIX = "guest/"
 """Opens the model names of guests; no graph's name can hold a slash."""
 
-HTTP_IDENTITY = "http"
-"""What accounting and cache isolation know clients by that talk to a graph without a guest."""
-
 _ENGINE_THREADS = 32
 """Threads for what is brief but blocks: opening contexts, queueing turns. Loading a model takes one for each graph."""
+
+_log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -56,6 +59,7 @@ class Conversations:
         self._turns = turns
         self._limit = host.settings.server.max_sessions
         self._guests = 0
+        self._preloading = False
         self._loading: dict[str, asyncio.Task[Graph]] = {}
         self._engine_threads = ThreadPoolExecutor(_ENGINE_THREADS, "engine-call")
         # One for the turn of each guest, and as many again to close them beside it.
@@ -65,19 +69,53 @@ class Conversations:
         """Return every name `open` takes."""
         return [*self._host.graph_names(), *(GUEST_PREFIX + name for name in self._host.guest_names())]
 
-    async def open(self, model: str, *, only_message: str | None = None) -> Conversation:
+    async def open(self, model: str, *, only_message: str | None = None, raw: bool = False) -> Conversation:
         """Open a conversation with a graph, or with `guest/NAME`; loads and compiles what is not yet.
 
-        `only_message` is what a command guest reads from its standard input when there is to be only one turn. Raises
-        UnknownModel, Busy when there are as many guests as the settings allow, and what loading raises.
+        `only_message` is what a command guest reads from its standard input when there is to be only one turn. With
+        `raw` a model goes on with text as it is, without its chat template, which no guest can. Raises UnknownModel,
+        UnsupportedOperation, Busy when there are as many guests as the settings allow, and what loading raises.
         """
         if model not in self.models():
             raise UnknownModel(model)
         if model.startswith(GUEST_PREFIX):
+            if raw:
+                raise UnsupportedOperation(
+                    "a guest answers messages, it does not go on with a text; use /v1/chat/completions"
+                )
             return await self._open_guest(model.removeprefix(GUEST_PREFIX), only_message)
         graph = await self._graph(model)
-        context = await _on(self._engine_threads, graph.prompt_context, HTTP_IDENTITY)
-        return _GraphConversation(context, self._turns, self._engine_threads)
+        open_context = graph.raw_context if raw and isinstance(graph, GgmlGraph) else graph.prompt_context
+        context: PromptContext = await _on(self._engine_threads, open_context, current_client().identity)
+        return _GraphConversation(model, context, self._turns, self._engine_threads)
+
+    @property
+    def guests(self) -> int:
+        """How many instances of guests are open."""
+        return self._guests
+
+    async def load(self, model: str) -> None:
+        """Load a graph ahead of its first prompt; raises UnknownModel, and what loading raises."""
+        if model not in self.models():
+            raise UnknownModel(model)
+        if not model.startswith(GUEST_PREFIX):
+            await self._graph(model)
+
+    async def preload(self) -> None:
+        """Load every graph; one that cannot be loaded is logged, and tried again when it is asked for."""
+        self._preloading = True
+        for name in self._host.graph_names():
+            try:
+                await self._graph(name)
+            except PromptdError as error:
+                _log.error("graph %s cannot be loaded: %s", name, error)
+        self._preloading = False
+
+    def status(self) -> str:
+        """Return whether prompts are answered: `ready`, `loading` or `shutting-down`."""
+        if self._turns.draining:
+            return "shutting-down"
+        return "loading" if self._loading or self._preloading else "ready"
 
     async def _graph(self, name: str) -> Graph:
         # However many wait for a graph to load, they hold one thread.
@@ -90,12 +128,15 @@ class Conversations:
         if self._guests >= self._limit:
             raise Busy(f"all {self._limit} places for guests are taken; close a session, or raise server.max-sessions")
         self._guests += 1
+        started = time.perf_counter()
         try:
-            instance = await _on(self._guest_threads, GuestInstance, self._host, name, only_message)
+            client = current_client().name
+            instance = await _on(self._guest_threads, GuestInstance, self._host, name, client, only_message)
         except BaseException:
             self._release_guest()
             raise
-        return _GuestConversation(instance, self._turns, self._guest_threads, self._release_guest)
+        self._turns.metrics.guest_start.labels(name).observe(time.perf_counter() - started)
+        return _GuestConversation(name, instance, self._turns, self._guest_threads, self._release_guest)
 
     def _release_guest(self) -> None:
         self._guests -= 1
@@ -116,7 +157,8 @@ class _GraphConversation:
 
     ended = False
 
-    def __init__(self, context: PromptContext, turns: Turns, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, model: str, context: PromptContext, turns: Turns, threads: ThreadPoolExecutor) -> None:
+        self._model = model
         self._context = context
         self._turns = turns
         self._threads = threads
@@ -126,7 +168,7 @@ class _GraphConversation:
     ) -> Turn:
         reply: Reply = await _on(self._threads, self._context.send, messages, options)
         try:
-            turn = self._turns.start(reply.cancel, ended)
+            turn = self._turns.start(self._model, reply.cancel, ended)
         except Busy:
             reply.cancel()
             raise
@@ -142,8 +184,9 @@ class _GuestConversation:
     """An instance of a guest. It takes a thread while it answers, and none of the server's between turns."""
 
     def __init__(
-        self, instance: GuestInstance, turns: Turns, threads: ThreadPoolExecutor, closed: Callable[[], None]
+        self, name: str, instance: GuestInstance, turns: Turns, threads: ThreadPoolExecutor, closed: Callable[[], None]
     ) -> None:
+        self._name = name
         self._instance = instance
         self._turns = turns
         self._threads = threads
@@ -157,7 +200,12 @@ class _GuestConversation:
     async def start(
         self, messages: Sequence[Message], options: ChatOptions, *, ended: Callable[[Outcome], None]
     ) -> Turn:
-        turn = self._turns.start(self._instance.stop, ended)
+        def on_end(outcome: Outcome) -> None:
+            if isinstance(outcome, PromptdError):
+                self._turns.metrics.guest_failed(self._name, outcome)
+            ended(outcome)
+
+        turn = self._turns.start(GUEST_PREFIX + self._name, self._instance.stop, on_end)
 
         def work() -> None:
             try:

@@ -12,13 +12,15 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from promptd.errors import InvalidArgument, SecurityDenied
 from promptd.server.app import create_app
-from promptd.server.doors import is_loopback
+from promptd.server.doors import MAX_HEADER_BYTES, is_loopback
 from promptd.server.turn import Turns
 from promptd.wasm.host import Host
 
@@ -31,17 +33,28 @@ KEEP_ALIVE_S = 30
 _HANGUP_S = 5
 """Beyond the drain, what connections get whose client does not read what it was sent."""
 
+HEADERS_S = 15.0
+"""How long the head of a request may take, from the connection or the end of the reply before."""
+
+_BACKLOG = 2048
+
 _OPEN_FILES = 65536
 
 _log = logging.getLogger(__name__)
 
 
+UNIX_PREFIX = "unix:"
+"""Opens a host that is the path of a socket file."""
+
+
 def listen(host: str, port: int, *, allow_remote: bool = False) -> socket.socket:
-    """Return a socket bound to `host` and `port` (0 takes a free one).
+    """Return a socket bound to `host` and `port` (0 takes a free one), or to the file of `unix:PATH`.
 
     Raises SecurityDenied for an address other machines can reach, unless `allow_remote`, and InvalidArgument when the
     address cannot be had.
     """
+    if host.startswith(UNIX_PREFIX):
+        return listen_at(Path(host.removeprefix(UNIX_PREFIX)))
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except (OSError, UnicodeError) as error:
@@ -50,14 +63,38 @@ def listen(host: str, port: int, *, allow_remote: bool = False) -> socket.socket
         ) from error
     if not allow_remote and not is_loopback(str(address[0])):
         raise SecurityDenied(
-            f"{host} can be reached from other machines, and nothing asks them for a key; "
-            "listen on 127.0.0.1, or add --allow-remote if everyone who can reach it may use the models"
+            f"{host} can be reached from other machines, and nothing asks them for a key; listen on 127.0.0.1, "
+            "add keys to [server] (`promptd key` makes one), or --allow-remote to let everyone use the models"
         )
     try:
-        return socket.create_server(address[:2], family=family, backlog=2048)
+        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
     except OSError as error:
         reason = os.strerror(error.errno or 0)
         raise InvalidArgument(f"cannot listen on {host} port {port}: {reason}; choose another with --port") from error
+
+
+def listen_at(path: Path) -> socket.socket:
+    """Return a socket bound to the file `path`, which only this user can connect to; raises InvalidArgument."""
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        if path.is_socket() and not _is_answered(path):
+            path.unlink()  # left behind by a daemon that was killed
+        before = os.umask(0o177)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(before)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise InvalidArgument(f"cannot listen on unix:{path}: {reason}") from error
+    return listener
+
+
+def _is_answered(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 class Daemon:
@@ -66,9 +103,13 @@ class Daemon:
     def __init__(self, host: Host, listener: socket.socket, *, announce: Callable[[str], None]) -> None:
         """`announce` gets the line that says where the daemon listens, once it does."""
         turns = Turns()
-        names = () if is_loopback(listener.getsockname()[0]) else (socket.getfqdn(),)
+        local = listener.family == socket.AF_UNIX or is_loopback(listener.getsockname()[0])
+        names = () if local else (socket.getfqdn(),)
         config = uvicorn.Config(
-            create_app(host, turns, names=names),
+            create_app(host, turns, names=names, local=local),
+            http=_Connection,
+            h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+            limit_concurrency=host.settings.server.max_connections,
             log_config=None,
             access_log=False,
             server_header=False,
@@ -88,6 +129,32 @@ class Daemon:
     def stop(self) -> None:
         """Let `run` drain and return; from any thread."""
         self._server.should_exit = True
+
+
+class _Connection(H11Protocol):
+    """uvicorn's connection, which is closed when its client takes too long to say what it wants."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_headers()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._await_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._deadline.cancel()
+        super().connection_lost(exc)
+
+    def _await_headers(self) -> None:
+        asked = self.cycle
+        self._deadline = self.loop.call_later(
+            max(HEADERS_S, KEEP_ALIVE_S) if asked else HEADERS_S, self._hang_up, asked
+        )
+
+    def _hang_up(self, asked: object) -> None:
+        if self.cycle is asked and not self.transport.is_closing():
+            self.transport.close()
 
 
 class _Server(uvicorn.Server):
@@ -136,5 +203,7 @@ def _raise_file_limit() -> None:
 
 
 def _url(listener: socket.socket) -> str:
+    if listener.family == socket.AF_UNIX:
+        return f"{UNIX_PREFIX}{listener.getsockname()}"
     address, port = listener.getsockname()[:2]
     return f"http://[{address}]:{port}" if listener.family == socket.AF_INET6 else f"http://{address}:{port}"

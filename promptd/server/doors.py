@@ -1,8 +1,10 @@
-"""What every request passes before it reaches a route: the Host header's allow-list and the limit on bodies."""
+"""What every request passes before it reaches a route: the Host header's allow-list and the limits on bodies."""
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+import re
 import socket
 from collections.abc import Iterable
 
@@ -11,11 +13,21 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from promptd.errors import SecurityDenied
+from promptd.errors import SecurityDenied, TooLarge
 from promptd.server.errors import error_body
 
 MAX_BODY_BYTES = 16 * 1024**2
 """A body larger than this is refused; the longest context of today's models is a few MiB of text."""
+
+MAX_HEADER_BYTES = 32 * 1024
+
+MAX_JSON_DEPTH = 64
+"""Lists and objects within one another; a tool's JSON schema may take a dozen."""
+
+BODY_S = 30.0
+"""How long the next part of a body may take."""
+
+_JSON_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
 
 
 def is_loopback(host: str) -> bool:
@@ -35,7 +47,10 @@ class HostAllowList:
 
     def __init__(self, app: ASGIApp, names: Iterable[str] = ()) -> None:
         self._app = app
-        self._names = {"localhost", socket.gethostname().lower(), *(name.lower() for name in names)}
+        """`names` are allowed beside addresses and localhost; `*.NAME` is everything below NAME."""
+        lowered = [name.lower().rstrip(".") for name in names]
+        self._names = {"localhost", socket.gethostname().lower(), *lowered}
+        self._endings = (".localhost", *(name[1:] for name in lowered if name.startswith("*.")))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket") or self._allows(Headers(scope=scope).get("host", "")):
@@ -50,12 +65,12 @@ class HostAllowList:
             ipaddress.ip_address(name)
         except ValueError:
             name = name.lower().rstrip(".")
-            return name in self._names or name.endswith(".localhost")
+            return name in self._names or name.endswith(self._endings)
         return True
 
 
-class BodyLimit:
-    """Refuses request bodies of more than `limit` bytes with 413, whether or not their length was announced."""
+class Limits:
+    """Refuses headers that are too large (431), and bodies that are too large (413), too deep (400) or slow (408)."""
 
     def __init__(self, app: ASGIApp, limit: int = MAX_BODY_BYTES) -> None:
         self._app = app
@@ -65,17 +80,34 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
+            error = TooLarge(f"the headers are larger than {MAX_HEADER_BYTES} bytes")
+            await JSONResponse(error_body(error), 431)(scope, receive, send)
+            return
         announced = Headers(scope=scope).get("content-length", "")
+        parts: list[bytes] = []
         received = 0
+        whole = False
 
         async def limited() -> Message:
-            nonlocal received
+            nonlocal received, whole
+            if whole:  # what comes after the body is that the client has left, whenever that is
+                return await receive()
             if announced.isdecimal() and int(announced) > self._limit:
                 raise self._too_large()
-            message = await receive()
-            received += len(message.get("body", b""))
+            try:
+                message = await asyncio.wait_for(receive(), BODY_S)
+            except TimeoutError:
+                raise HTTPException(408, f"the body did not go on for {BODY_S:g} s") from None
+            parts.append(message.get("body", b""))
+            received += len(parts[-1])
             if received > self._limit:
                 raise self._too_large()
+            if not message.get("more_body", False):
+                whole = True
+                if is_deeper(b"".join(parts), MAX_JSON_DEPTH):
+                    raise HTTPException(400, f"the body has more than {MAX_JSON_DEPTH} levels of lists and objects")
+                parts.clear()
             return message
 
         await self._app(scope, limited, send)
@@ -83,6 +115,21 @@ class BodyLimit:
     def _too_large(self) -> HTTPException:
         # FastAPI turns any other exception from reading a body into a 400.
         return HTTPException(413, f"the body is larger than {self._limit} bytes")
+
+
+def is_deeper(body: bytes, levels: int) -> bool:
+    """Return whether the JSON text `body` nests lists and objects deeper than `levels`."""
+    if body.count(b"[") + body.count(b"{") <= levels:
+        return False
+    depth = 0
+    for match in _JSON_STRING_OR_BRACKET.finditer(body):
+        if match[0] in b"[{":
+            depth += 1
+            if depth > levels:
+                return True
+        elif match[0] in b"]}":
+            depth -= 1
+    return False
 
 
 def _without_port(header: str) -> str:

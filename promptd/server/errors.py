@@ -12,10 +12,21 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from promptd.errors import Busy, InvalidArgument, NotFound, PromptdError, Unknown, code_of
+from promptd.errors import (
+    Busy,
+    InvalidArgument,
+    NotFound,
+    PromptdError,
+    SecurityDenied,
+    Unknown,
+    UnsupportedOperation,
+    code_of,
+)
 
 RETRY_AFTER_S = 1
 """What a busy daemon asks a client to wait; replies last seconds, so places free up at that pace."""
+
+OLLAMA_PREFIX = "/api/"
 
 _TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -44,16 +55,61 @@ class TurnRunning(Busy):
         super().__init__("this session is still answering; wait for the end of that reply, or close its connection")
 
 
+class InvalidKey(SecurityDenied):
+    """The request carries no API key, or one that is not known."""
+
+    def __init__(self) -> None:
+        super().__init__("this daemon asks for an API key: send it as Authorization: Bearer KEY, or as X-Api-Key")
+
+
+class ScopeMissing(SecurityDenied):
+    """The client's key does not allow this."""
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"this needs an API key with the scope {scope!r}")
+
+
+class RateLimited(Busy):
+    """The key has been used more than its settings allow; `retry_after_s` says when it may be used again."""
+
+    def __init__(self, sentence: str, retry_after_s: int) -> None:
+        super().__init__(f"{sentence}; try again in {retry_after_s} s")
+        self.retry_after_s = retry_after_s
+
+
+class NotOffered(UnsupportedOperation):
+    """A part of an API that promptd does not offer."""
+
+
+_STATUSES: dict[type[PromptdError], int] = {TurnRunning: 409, InvalidKey: 401, RateLimited: 429, NotOffered: 501}
+"""Statuses of errors that only the server knows; those of all others are in the table of `promptd.errors`."""
+
+_CODES: dict[type[PromptdError], str] = {
+    UnknownModel: "model_not_found",
+    InvalidKey: "invalid_api_key",
+    RateLimited: "rate_limit_exceeded",
+}
+"""OpenAI's codes, which clients compare with, where there is one."""
+
+
 def status_of(error: PromptdError) -> int:
-    """Return the HTTP status for `error`; a session's second turn is 409, everything else is in the table."""
-    return HTTPStatus.CONFLICT if isinstance(error, TurnRunning) else code_of(error).http
+    """Return the HTTP status for `error`."""
+    return _STATUSES.get(type(error)) or code_of(error).http
 
 
 def error_body(error: PromptdError) -> dict[str, Any]:
     """Return `error` as OpenAI's `{"error": {...}}`; the same object is the data of an error event in a stream."""
     param = "model" if isinstance(error, UnknownModel) else getattr(error, "param", None)
-    code = "model_not_found" if isinstance(error, UnknownModel) else code_of(error).name
+    code = _CODES.get(type(error)) or code_of(error).name
     return _body(str(error), status_of(error), param=param, code=code)
+
+
+def error_response(error: PromptdError, path: str) -> JSONResponse:
+    """Return the response that a request for `path` is answered with after `error`."""
+    headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, InvalidKey) else {}
+    if isinstance(error, RateLimited):
+        headers["Retry-After"] = str(error.retry_after_s)
+    return _response(path, error_body(error), status_of(error), headers)
 
 
 def as_promptd_error(error: BaseException) -> PromptdError:
@@ -69,7 +125,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(PromptdError)
     async def on_promptd_error(request: Request, error: PromptdError) -> JSONResponse:
-        return _response(error_body(error), status_of(error))
+        return error_response(error, request.url.path)
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid_request(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -77,17 +133,20 @@ def install_error_handlers(app: FastAPI) -> None:
             sentence, param = "the body must be a JSON object, sent with Content-Type: application/json", None
         else:
             sentence, param = _validation(error.errors())
-        return _response(_body(sentence, 400, param=param, code="invalid-argument"), 400)
+        return _response(request.url.path, _body(sentence, 400, param=param, code="invalid-argument"), 400)
 
     @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
         if error.status_code == HTTPStatus.NOT_FOUND and error.detail == HTTPStatus.NOT_FOUND.phrase:
             error.detail = f"there is nothing at {request.url.path}"
-        return _response(_body(error.detail, error.status_code), error.status_code, dict(error.headers or {}))
+        return _response(
+            request.url.path, _body(error.detail, error.status_code), error.status_code, dict(error.headers or {})
+        )
 
     @app.exception_handler(Exception)
     async def on_unexpected_error(request: Request, error: Exception) -> JSONResponse:
-        return _response(error_body(Unknown("promptd failed in a way it did not expect; its log has the details")), 500)
+        error = Unknown("promptd failed in a way it did not expect; its log has the details")
+        return error_response(error, request.url.path)
 
 
 def _body(message: str, status: int, *, param: str | None = None, code: str | None = None) -> dict[str, Any]:
@@ -95,10 +154,12 @@ def _body(message: str, status: int, *, param: str | None = None, code: str | No
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def _response(body: dict[str, Any], status: int, headers: dict[str, str] | None = None) -> JSONResponse:
+def _response(path: str, body: dict[str, Any], status: int, headers: dict[str, str] | None = None) -> JSONResponse:
+    if path.startswith(OLLAMA_PREFIX):  # whose clients want the sentence alone
+        body = {"error": body["error"]["message"]}
     headers = dict(headers or {})
     if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
-        headers["Retry-After"] = str(RETRY_AFTER_S)
+        headers.setdefault("Retry-After", str(RETRY_AFTER_S))
     return JSONResponse(body, status, headers)
 
 

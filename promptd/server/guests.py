@@ -25,7 +25,8 @@ class GuestInstance:
     With `only_message` a command guest reads that as its whole standard input, answers and exits.
     """
 
-    def __init__(self, host: Host, name: str, only_message: str | None = None) -> None:
+    def __init__(self, host: Host, name: str, client: str = "", only_message: str | None = None) -> None:
+        """`client` is the name of the key it answers to: instances of different keys share nothing of the KV cache."""
         self._name = name
         self._once = only_message is not None
         self._past: list[Message] = []
@@ -37,7 +38,7 @@ class GuestInstance:
                 stdout=self._output.feed,
                 stderr=self._on_stderr,
             ),
-            identity=f"guest/{name}",
+            identity=f"guest/{name}@{client}" if client else f"guest/{name}",
         )
 
     @property

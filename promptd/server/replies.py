@@ -25,7 +25,11 @@ BEGIN_S = 10.0
 
 
 class Encoding(Protocol):
-    """How the events of a turn look on the wire; each method returns whole server-sent events."""
+    """How the events of a turn look on the wire; each method returns whole events."""
+
+    media_type: str
+    keep_alive: bytes
+    """What is sent when nothing happens for a while."""
 
     def begin(self) -> bytes:
         """Return what comes before the first piece."""
@@ -38,6 +42,13 @@ class Encoding(Protocol):
 
     def fail(self, error: PromptdError) -> bytes:
         """Return the end of a reply that `error` cut short."""
+
+
+class ServerSentEvents:
+    """What encodings as server-sent events have in common."""
+
+    media_type = "text/event-stream"
+    keep_alive = KEEPALIVE_COMMENT
 
 
 def sse(data: Any, event: str | None = None) -> bytes:
@@ -63,7 +74,7 @@ async def stream(request: Request, turn: Turn, encoding: Encoding) -> StreamingR
 class _TurnStream(StreamingResponse):
     def __init__(self, turn: Turn, first: str | Completion | None, encoding: Encoding) -> None:
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(_events(turn, first, encoding), headers=headers, media_type="text/event-stream")
+        super().__init__(_events(turn, first, encoding), headers=headers, media_type=encoding.media_type)
         self._turn = turn
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,7 +88,7 @@ async def _events(turn: Turn, event: str | Completion | None, encoding: Encoding
     yield encoding.begin()
     try:
         while not isinstance(event, Completion):
-            yield KEEPALIVE_COMMENT if event is None else encoding.piece(event)
+            yield encoding.keep_alive if event is None else encoding.piece(event)
             event = await turn.next(KEEP_ALIVE_S)
         yield encoding.end(event)
     except PromptdError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -9,6 +10,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from promptd.chat import ChatOptions, Message, Role
 
 MAX_STOP_SEQUENCES = 16
+MAX_CHOICES = 16
+"""Most replies, and most prompts, of one request."""
 _SEEDS = 2**32
 
 
@@ -82,15 +85,8 @@ class ChatRequest(_Body):
     repeat_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     seed: int | None = None
     stop: Text | Annotated[list[Text], Field(max_length=MAX_STOP_SEQUENCES)] | None = None
-    n: int | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     response_format: ResponseFormat | None = None
-
-    @field_validator("n")
-    @classmethod
-    def _one_choice(cls, n: int | None) -> int | None:
-        if n not in (None, 1):
-            raise ValueError("promptd gives one choice for each request; leave n out or make it 1")
-        return n
 
     @field_validator("response_format")
     @classmethod
@@ -103,11 +99,12 @@ class ChatRequest(_Body):
     def _one_limit(self) -> ChatRequest:
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
             raise ValueError("max_tokens and max_completion_tokens disagree; give one of them")
+        if self.stream and self.n not in (None, 1):
+            raise ValueError("a stream carries one choice; leave n out, or stream out")
         return self
 
     def options(self) -> ChatOptions:
         """Return how the reply is to be sampled; what the request leaves out is the graph's own setting."""
-        stop = (self.stop,) if isinstance(self.stop, str) else self.stop
         return ChatOptions(
             max_tokens=self.max_completion_tokens or self.max_tokens,
             temperature=self.temperature,
@@ -116,8 +113,103 @@ class ChatRequest(_Body):
             min_p=self.min_p,
             repeat_penalty=self.repeat_penalty,
             seed=None if self.seed is None else self.seed % _SEEDS,
-            stop=None if stop is None else tuple(text for text in stop if text),
+            stop=_stop(self.stop),
         )
+
+
+class CompletionRequest(_Body):
+    """The body of `POST /v1/completions`; OpenAI's default for `max_tokens` is 16."""
+
+    model: Text
+    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=MAX_CHOICES)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = 16
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    seed: int | None = None
+    stop: Text | Annotated[list[Text], Field(max_length=MAX_STOP_SEQUENCES)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+
+    @model_validator(mode="after")
+    def _one_stream(self) -> CompletionRequest:
+        if self.stream and (self.n not in (None, 1) or len(self.prompts()) > 1):
+            raise ValueError("a stream carries one choice; give one prompt and no n, or leave stream out")
+        return self
+
+    def prompts(self) -> list[str]:
+        """Return the texts to go on with."""
+        return [self.prompt] if isinstance(self.prompt, str) else self.prompt
+
+    def options(self) -> ChatOptions:
+        """Return how the texts are to go on."""
+        return ChatOptions(
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            seed=None if self.seed is None else self.seed % _SEEDS,
+            stop=_stop(self.stop),
+        )
+
+
+def _text_of_input(content: Any) -> Any:
+    """Return the text of an input item's content, which may come in parts."""
+    if not isinstance(content, list):
+        return content
+    texts = []
+    for part in content:
+        known = isinstance(part, dict) and part.get("type") in ("input_text", "output_text", "text")
+        if not known or not isinstance(part.get("text"), str):
+            raise ValueError("promptd takes text only: each part must be {'type': 'input_text', 'text': ...}")
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+class InputMessage(_Body):
+    """One message of a response's input."""
+
+    type: Literal["message"] = "message"
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[Text, BeforeValidator(_text_of_input)]
+
+
+class ResponsesRequest(_Body):
+    """The body of `POST /v1/responses`."""
+
+    model: Text
+    input: Text | Annotated[list[InputMessage], Field(min_length=1)]
+    instructions: Text | None = None
+    stream: bool | None = None
+    max_output_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    previous_response_id: None = None
+    """Nothing is stored, so there is nothing to go on from."""
+
+    def messages(self) -> list[Message]:
+        """Return the conversation that is asked for the next reply."""
+        system = [Message("system", self.instructions)] if self.instructions else []
+        if isinstance(self.input, str):
+            return [*system, Message("user", self.input)]
+        return [
+            *system,
+            *(Message("system" if each.role == "developer" else each.role, each.content) for each in self.input),
+        ]
+
+    def options(self) -> ChatOptions:
+        """Return how the reply is to be sampled."""
+        return ChatOptions(max_tokens=self.max_output_tokens, temperature=self.temperature, top_p=self.top_p)
+
+
+def last_of_user(messages: Sequence[Message]) -> str:
+    """Return the last user message, which is all a command guest reads; empty when there is none."""
+    return next((message.content for message in reversed(messages) if message.role == "user"), "")
+
+
+def _stop(stop: str | list[str] | None) -> tuple[str, ...] | None:
+    if stop is None:
+        return None
+    return tuple(text for text in ([stop] if isinstance(stop, str) else stop) if text)
 
 
 class OpenSession(_Body):

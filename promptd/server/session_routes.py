@@ -12,7 +12,7 @@ from promptd.errors import PromptdError
 from promptd.server.chat import usage_body
 from promptd.server.conversations import GUEST_PREFIX
 from promptd.server.errors import error_body
-from promptd.server.replies import sse, stream, whole
+from promptd.server.replies import ServerSentEvents, sse, stream, whole
 from promptd.server.schemas import OpenSession, SessionMessage
 from promptd.server.sessions import Session, Sessions
 
@@ -55,7 +55,7 @@ def session_router(sessions: Sessions) -> APIRouter:
     return router
 
 
-class _Events:
+class _Events(ServerSentEvents):
     """The stream of one turn: `piece` events, then one `message` or `error` event."""
 
     def begin(self) -> bytes:

@@ -11,6 +11,7 @@ from promptd.chat import ChatOptions, Completion, Message, StopReason
 from promptd.errors import Busy, NotFound, PromptdError
 from promptd.server.conversations import Conversation, Conversations
 from promptd.server.errors import TurnRunning
+from promptd.server.keys import current_client
 from promptd.server.turn import Turn
 
 
@@ -20,6 +21,8 @@ class Session:
     def __init__(self, model: str, conversation: Conversation, idle_s: float, close: Callable[[str], None]) -> None:
         self.id = secrets.token_urlsafe(16)
         self.model = model
+        self.owner = current_client().name
+        """The key it was opened with; whoever holds another does not see it."""
         self.created = int(time.time())
         self.turns = 0
         """Turns that were answered."""
@@ -87,10 +90,10 @@ class Sessions:
 
     def get(self, session_id: str) -> Session:
         """Return the open session of that id; raises NotFound."""
-        try:
-            return self._open[session_id]
-        except KeyError:
-            raise NotFound("there is no such session; it was closed, its guest has ended, or nobody used it") from None
+        session = self._open.get(session_id)
+        if session is None or session.owner != current_client().name:
+            raise NotFound("there is no such session; it was closed, its guest has ended, or nobody used it")
+        return session
 
     def close(self, session_id: str) -> None:
         """Close a session; raises NotFound."""
@@ -98,8 +101,13 @@ class Sessions:
         self._forget(session_id)
 
     def all(self) -> list[Session]:
-        """Return the open sessions, the oldest first."""
-        return list(self._open.values())
+        """Return the client's open sessions, the oldest first."""
+        return [session for session in self._open.values() if session.owner == current_client().name]
+
+    @property
+    def count(self) -> int:
+        """How many sessions are open, of all clients."""
+        return len(self._open)
 
     def close_all(self) -> None:
         """Close every session."""

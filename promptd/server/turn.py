@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 from promptd.chat import Completion
 from promptd.errors import Busy, PromptdError
+from promptd.server.keys import current_client
+from promptd.server.metrics import Metrics, Stopwatch
 
 Outcome = Completion | PromptdError
 """How a turn ends."""
@@ -26,11 +28,14 @@ class Turn:
     after `cancel`; that is when `ended` is called. The rest belongs to the event loop.
     """
 
-    def __init__(self, cancel: Callable[[], None], ended: Callable[[Turn, Outcome], None]) -> None:
+    def __init__(
+        self, cancel: Callable[[], None], ended: Callable[[Turn, Outcome], None], stopwatch: Stopwatch
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._cancel = cancel
         self._ended = ended
+        self._stopwatch = stopwatch
         self._over = False
 
     def put(self, event: Event) -> None:
@@ -40,7 +45,9 @@ class Turn:
 
     def _receive(self, event: Event) -> None:
         self._events.put_nowait(event)
-        if not isinstance(event, str):
+        if isinstance(event, str):
+            self._stopwatch.piece()
+        else:
             self._over = True
             self._ended(self, event)
 
@@ -72,23 +79,34 @@ class Turn:
 class Turns:
     """The turns that are running, so that a daemon that goes down can wait for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: Metrics | None = None) -> None:
+        self.metrics = metrics or Metrics()
         self._running: set[Turn] = set()
         self._draining = False
 
-    def start(self, cancel: Callable[[], None], ended: Callable[[Outcome], None]) -> Turn:
-        """Return a turn that `cancel` stops; `ended` is called on the event loop once it is over.
+    @property
+    def draining(self) -> bool:
+        """Whether the daemon is going down."""
+        return self._draining
+
+    def start(self, model: str, cancel: Callable[[], None], ended: Callable[[Outcome], None]) -> Turn:
+        """Return a turn of `model` that `cancel` stops; `ended` is called on the event loop once it is over.
 
         Raises Busy once the daemon is going down.
         """
         if self._draining:
             raise Busy("promptd is shutting down")
 
+        client = current_client()
+
         def forget(turn: Turn, outcome: Outcome) -> None:
             self._running.discard(turn)
+            self.metrics.turn_ended(model, client.name, outcome)
+            if isinstance(outcome, Completion):
+                client.charge(outcome.usage)
             ended(outcome)
 
-        turn = Turn(cancel, forget)
+        turn = Turn(cancel, forget, Stopwatch(self.metrics, model))
         self._running.add(turn)
         return turn
 

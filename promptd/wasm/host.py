@@ -47,6 +47,10 @@ class Host:
         for name in self.guest_names():
             self._guests.get(name)
 
+    def loaded_graphs(self) -> dict[str, Graph]:
+        """Return the graphs whose models are loaded, by name."""
+        return self._graphs.loaded()
+
     def open_session(self, guest_name: str, *, stdio: Stdio, identity: str) -> Session:
         """Start an instance of the guest of that name, with the grants its settings give it; raises a PromptdError."""
         guest = self._guests.get(guest_name)

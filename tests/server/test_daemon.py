@@ -14,7 +14,9 @@ from typing import Any
 
 import httpx2
 import pytest
-from serving import PATIENCE_S
+from serving import PATIENCE_S, serving
+
+from promptd.config import GraphSettings, Settings
 
 COMMAND = (sys.executable, "-c", "from promptd.cli import main; main()", "serve")
 
@@ -133,3 +135,50 @@ def test_settings_come_from_promptd_toml_and_the_command_line_goes_before(
         assert names == ["one", "two", "guest/bot"]
         body = {"model": "guest/bot", "messages": [{"role": "user", "content": "hi"}]}
         assert http.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]["content"] == "said: hi"
+
+
+def test_a_socket_file_is_a_door_for_this_user_alone(tmp_path: Path) -> None:
+    path = tmp_path / "promptd.sock"
+    for _ in range(2):  # the second finds the file that the first, killed, left behind
+        command = [*COMMAND, "--graph", "echo=echo", "--host", f"unix:{path}"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == f"promptd is listening on unix:{path}\n"
+            assert path.stat().st_mode & 0o777 == 0o600
+            with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(path)), base_url="http://localhost") as http:
+                assert [model["id"] for model in http.get("/v1/models").json()["data"]] == ["echo"]
+            taken = subprocess.run(command, capture_output=True, text=True)
+            assert (taken.returncode, "Address already in use" in taken.stderr) == (1, True)
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def test_with_keys_the_daemon_may_listen_everywhere(tmp_path: Path) -> None:
+    printed = subprocess.run([*COMMAND[:-1], "key", "alice"], capture_output=True, text=True, check=True).stdout
+    secret, lines = printed.removeprefix("key: ").split("\n", 1)
+    config = tmp_path / "promptd.toml"
+    config.write_text(lines)
+    command = [*COMMAND, "--graph", "echo=echo", "--host", "0.0.0.0", "--port", "0", "--config", str(config)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout
+        port = process.stdout.readline().rpartition(":")[2].strip()
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
+            assert http.get("/v1/models").status_code == 401
+            assert http.get("/v1/models", headers={"Authorization": f"Bearer {secret}"}).status_code == 200
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_client_that_never_ends_its_headers_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("promptd.server.daemon.HEADERS_S", 0.2)
+    with serving(Settings(graphs={"echo": GraphSettings(model="echo")})) as served:
+        address = served.http.base_url.host, served.http.base_url.port or 0
+        with socket.create_connection(address, timeout=PATIENCE_S) as slow:
+            slow.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
+            assert slow.recv(1) == b""
+        with socket.create_connection(address, timeout=PATIENCE_S) as silent:
+            assert silent.recv(1) == b""

@@ -9,7 +9,7 @@ import openai
 import pytest
 from serving import Served
 
-from promptd.server.doors import MAX_BODY_BYTES, is_loopback
+from promptd.server.doors import MAX_BODY_BYTES, MAX_HEADER_BYTES, MAX_JSON_DEPTH, is_deeper, is_loopback
 
 HI: Any = [{"role": "user", "content": "hi"}]
 
@@ -30,7 +30,8 @@ HI: Any = [{"role": "user", "content": "hi"}]
         ({"model": "echo", "messages": HI, "temperature": -1}, "temperature"),
         ({"model": "echo", "messages": HI, "top_p": 2}, "top_p"),
         ({"model": "echo", "messages": HI, "stream": "yes"}, "stream"),
-        ({"model": "echo", "messages": HI, "n": 2}, "n"),
+        ({"model": "echo", "messages": HI, "n": 0}, "n"),
+        ({"model": "echo", "messages": HI, "n": 1000}, "n"),
         ({"model": "echo", "messages": HI, "response_format": {"type": "json_object"}}, "response_format"),
     ],
 )
@@ -118,3 +119,32 @@ def test_unknown_paths_and_methods_get_openais_shape(served: Served, method: str
 )  # fmt: skip
 def test_loopback_is_told_from_what_others_can_reach(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
+
+
+@pytest.mark.parametrize(
+    ("body", "deeper"),
+    [
+        (b"[" * MAX_JSON_DEPTH + b"]" * MAX_JSON_DEPTH, False),
+        (b"[" * (MAX_JSON_DEPTH + 1), True),
+        (b'{"a":' * (MAX_JSON_DEPTH + 1), True),
+        (b"[" + b"{}," * 100 + b"]", False),
+        (b'["' + b"[{" * 100 + b'"]', False),
+        (b'["\\"' + b"[{" * 100 + b'"]', False),
+        (b'["\\\\",' + b"[" * 100, True),
+    ],
+)
+def test_brackets_in_strings_are_no_levels(body: bytes, deeper: bool) -> None:
+    assert is_deeper(body, MAX_JSON_DEPTH) is deeper
+
+
+def test_a_body_that_nests_too_deep_says_so(served: Served) -> None:
+    body = json.dumps({"model": "echo", "messages": HI, "extra": eval("[" * 80 + "]" * 80)})
+    headers = {"Content-Type": "application/json"}
+    response = served.http.post("/v1/chat/completions", content=body, headers=headers)
+    assert response.status_code == 400
+    assert f"more than {MAX_JSON_DEPTH} levels" in response.json()["error"]["message"]
+
+
+def test_headers_over_the_limit_are_refused(served: Served) -> None:
+    assert served.http.get("/healthz", headers={"X-Long": "a" * MAX_HEADER_BYTES}).status_code == 431
+    assert served.http.get("/healthz").status_code == 200

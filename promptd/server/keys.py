@@ -1,0 +1,160 @@
+"""API keys: who a request comes from, what that client may do, and how much of it in a minute."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import math
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from promptd.chat import Usage
+from promptd.config import KeySettings
+from promptd.server.errors import InvalidKey, RateLimited, ScopeMissing, error_response
+
+KEY_PREFIX = "pd-"
+"""Opens every key, so that scanners of leaked secrets can find them."""
+
+_KEY_BYTES = 24
+_MINUTE_S = 60.0
+
+PUBLIC_PATHS = frozenset({"/healthz", "/readyz"})
+"""What is answered without a key: nothing in it tells what is served."""
+
+PUBLIC_PREFIX = "/page/"
+"""The parts of the web page, which asks for a key itself."""
+
+
+def new_key() -> str:
+    """Return a fresh API key."""
+    return KEY_PREFIX + secrets.token_urlsafe(_KEY_BYTES)
+
+
+def key_hash(key: str) -> str:
+    """Return what promptd.toml knows of a key. Keys are random and long, so a fast hash hides them well enough."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+class Allowance:
+    """Up to `per_minute` of something at once, which grow back evenly over a minute; None is without end."""
+
+    def __init__(self, per_minute: int | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_minute = per_minute
+        self._clock = clock
+        self._left = float(per_minute or 0)
+        self._seen = clock()
+
+    def wait_s(self, amount: float) -> float:
+        """Return the seconds until `amount` is there; 0 when it is."""
+        if self._per_minute is None:
+            return 0.0
+        now = self._clock()
+        self._left = min(self._per_minute, self._left + (now - self._seen) * self._per_minute / _MINUTE_S)
+        self._seen = now
+        return max(0.0, amount - self._left) * _MINUTE_S / self._per_minute
+
+    def take(self, amount: float) -> None:
+        """Use up `amount`, also what is not there: then it has to grow back first."""
+        if self._per_minute is not None:
+            self._left -= amount
+
+
+class Client:
+    """Whoever holds one key, or all who come without one where none is needed."""
+
+    def __init__(self, settings: KeySettings | None, scopes: Sequence[str] = ()) -> None:
+        self.name = settings.name if settings else ""
+        """The key's name; empty for those without."""
+        self.scopes = frozenset(settings.scopes if settings else scopes)
+        self._requests = Allowance(settings.requests_per_minute if settings else None)
+        self._tokens = Allowance(settings.tokens_per_minute if settings else None)
+
+    @property
+    def identity(self) -> str:
+        """What accounting and cache isolation know the client by where it talks to a graph without a guest."""
+        return f"http/{self.name}" if self.name else "http"
+
+    def admit(self) -> None:
+        """Count one request; raises RateLimited."""
+        for allowance, what in ((self._requests, "requests"), (self._tokens, "tokens")):
+            if wait := allowance.wait_s(1):
+                raise RateLimited(f"this key has used up its {what} of this minute", math.ceil(wait))
+        self._requests.take(1)
+
+    def charge(self, usage: Usage) -> None:
+        """Count the tokens of a reply."""
+        self._tokens.take(usage.prompt - usage.cached + usage.generated)
+
+
+ANYONE = Client(None, ("chat", "admin"))
+"""The client of a daemon without keys, where only this machine can connect."""
+
+PASSER_BY = Client(None, ("chat",))
+"""The client of a daemon without keys, where anyone can connect."""
+
+_current: ContextVar[Client] = ContextVar("client", default=ANYONE)
+
+
+def current_client() -> Client:
+    """Return the client whose request is being answered."""
+    return _current.get()
+
+
+class KeyDoor:
+    """Lets requests in by their key: `Authorization: Bearer KEY` or `X-Api-Key: KEY`."""
+
+    def __init__(self, app: ASGIApp, keys: Sequence[KeySettings] = (), *, anonymous: Client = ANYONE) -> None:
+        """`anonymous` is whom requests come from when there are no keys."""
+        self._app = app
+        self._clients = [(key.sha256, Client(key)) for key in keys]
+        self._anonymous = anonymous
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket") or _is_public(scope):
+            await self._app(scope, receive, send)
+            return
+        try:
+            client = self._client(Headers(scope=scope))
+            if (needed := scope_of(scope["path"])) not in client.scopes:
+                raise ScopeMissing(needed)
+            if scope["method"] != "GET":
+                client.admit()
+        except (InvalidKey, ScopeMissing, RateLimited) as error:
+            await error_response(error, scope["path"])(scope, receive, send)
+            return
+        token = _current.set(client)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            _current.reset(token)
+
+    def _client(self, headers: Headers) -> Client:
+        if not self._clients:
+            return self._anonymous
+        given = key_hash(_key_of(headers))
+        # Every hash is compared, so that the time taken tells nothing of which one was near.
+        matching = [client for digest, client in self._clients if hmac.compare_digest(digest, given)]
+        if not matching:
+            raise InvalidKey
+        return matching[0]
+
+
+def scope_of(path: str) -> str:
+    """Return the scope a request for `path` needs."""
+    return "admin" if path == "/metrics" or path.startswith("/api/pull") else "chat"
+
+
+def _is_public(scope: Scope) -> bool:
+    path = scope["path"]
+    # A browser asks without a key whether a page may ask with one.
+    return path in PUBLIC_PATHS or path == "/" or path.startswith(PUBLIC_PREFIX) or scope.get("method") == "OPTIONS"
+
+
+def _key_of(headers: Headers) -> str:
+    kind, _, key = headers.get("authorization", "").partition(" ")
+    return key.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")

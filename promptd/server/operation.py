@@ -1,0 +1,47 @@
+"""The routes an operator's tools ask: alive, ready, metrics, and the live view of the engines."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, Response
+
+from promptd.server.conversations import Conversations
+from promptd.server.engines import EngineView, engine_body, look_at
+from promptd.server.metrics import CONTENT_TYPE, Metrics
+from promptd.server.sessions import Sessions
+from promptd.wasm.host import Host
+
+
+def operation_router(host: Host, conversations: Conversations, sessions: Sessions, metrics: Metrics) -> APIRouter:
+    """Return the routes beside the APIs."""
+    router = APIRouter(tags=["operation"])
+
+    async def engines() -> list[EngineView]:
+        return await asyncio.to_thread(lambda: look_at(host.loaded_graphs()))
+
+    @router.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """Say that the daemon is alive."""
+        return {"status": "ok"}
+
+    @router.get("/readyz")
+    async def readyz() -> Response:
+        """Say whether a prompt would be answered at once: 503 while models load, and while the daemon goes down."""
+        status = conversations.status()
+        return JSONResponse({"status": status}, 200 if status == "ready" else 503, {"Cache-Control": "no-store"})
+
+    @router.get("/metrics")
+    async def read_metrics() -> Response:
+        """Return all counters in Prometheus' text format."""
+        text = metrics.text(await engines(), sessions.count, conversations.guests)
+        return Response(text, headers={"Content-Type": CONTENT_TYPE})
+
+    @router.get("/v1/engine")
+    async def read_engines() -> dict[str, Any]:
+        """Return what the engines of the loaded graphs are doing at this moment."""
+        return {"object": "list", "sessions": sessions.count, "data": [engine_body(view) for view in await engines()]}
+
+    return router

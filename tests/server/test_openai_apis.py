@@ -1,0 +1,88 @@
+"""POST /v1/completions and /v1/responses, and several choices, through OpenAI's own client."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import openai
+import pytest
+from serving import Served
+
+
+def test_a_completion_goes_on_with_the_text_itself(served: Served) -> None:
+    completion = served.openai.completions.create(model="chat", prompt="One, two, three, four,", max_tokens=8)
+    assert completion.object == "text_completion"
+    assert "five" in completion.choices[0].text
+    assert completion.choices[0].finish_reason == "length"
+    assert completion.usage is not None and completion.usage.completion_tokens == 8
+    chunks = list(served.openai.completions.create(
+        model="chat", prompt="One, two, three, four,", max_tokens=8, stream=True, stream_options={"include_usage": True}
+    ))  # fmt: skip
+    assert "".join(chunk.choices[0].text for chunk in chunks if chunk.choices) == completion.choices[0].text
+    assert chunks[-1].usage is not None and chunks[-1].usage.completion_tokens == 8
+
+
+def test_several_prompts_have_several_choices(served: Served) -> None:
+    completion = served.openai.completions.create(model="echo", prompt=["a", "b"], n=2)
+    assert [choice.text for choice in completion.choices] == ["a", "a", "b", "b"]
+    assert [choice.index for choice in completion.choices] == [0, 1, 2, 3]
+    with pytest.raises(openai.BadRequestError, match="one choice"):
+        served.openai.completions.create(model="echo", prompt=["a", "b"], stream=True)
+
+
+def test_a_guest_does_not_go_on_with_a_text(served: Served) -> None:
+    with pytest.raises(openai.BadRequestError, match="chat/completions"):
+        served.openai.completions.create(model="guest/handler", prompt="a")
+
+
+def test_choices_differ_and_their_seed_repeats_them(served: Served) -> None:
+    def texts() -> list[str | None]:
+        messages: Any = [{"role": "user", "content": "Name an animal."}]
+        completion = served.openai.chat.completions.create(
+            model="chat", messages=messages, n=3, seed=5, temperature=1.5, top_p=1, max_tokens=10
+        )
+        assert completion.usage is not None and completion.usage.completion_tokens <= 30
+        return [choice.message.content for choice in completion.choices]
+
+    first = texts()
+    assert len(set(first)) == 3
+    assert texts() == first
+
+
+def test_a_choice_that_fails_fails_the_request_and_leaves_nothing_running(served: Served) -> None:
+    assert served.complete("guest/handler", "!", n=3).status_code == 503
+    assert served.complete("echo", "hi", n=2, stream=True).status_code == 400
+
+
+def test_a_response_is_a_message(served: Served) -> None:
+    response = served.openai.responses.create(model="echo", input="hello", instructions="be brief")
+    assert response.output_text == "hello"
+    assert (response.status, response.object) == ("completed", "response")
+    parts: Any = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": [{"type": "output_text", "text": "b"}]},
+        {"role": "user", "content": [{"type": "input_text", "text": "c"}]},
+    ]
+    assert served.openai.responses.create(model="guest/handler", input=parts).output_text == "1/3 c"
+
+
+def test_a_response_streams_typed_events(served: Served) -> None:
+    whole = served.openai.responses.create(model="chat", input="Are dogs real?", max_output_tokens=12)
+    assert whole.status == "incomplete" and whole.incomplete_details is not None
+    assert whole.usage is not None and whole.usage.output_tokens == 12
+    with served.openai.responses.stream(model="chat", input="Are dogs real?", max_output_tokens=12) as events:
+        seen = list(events)
+    assert [event.sequence_number for event in seen] == list(range(len(seen)))
+    kinds = [event.type for event in seen]
+    assert kinds[:2] == ["response.created", "response.in_progress"]
+    assert kinds[-1] == "response.incomplete"
+    deltas = [event.delta for event in seen if event.type == "response.output_text.delta"]
+    assert len(deltas) > 8 and "".join(deltas) == whole.output_text
+
+
+@pytest.mark.parametrize(
+    "fields", [{"previous_response_id": "resp_1"}, {"input": [{"type": "computer_call"}]}, {"input": []}]
+)
+def test_what_responses_cannot_do_is_refused(served: Served, fields: dict[str, Any]) -> None:
+    with pytest.raises(openai.BadRequestError):
+        served.openai.responses.create(**{"model": "echo", "input": "hi", **fields})

@@ -117,7 +117,7 @@ WASM_PAGE = 64 * 1024
 class GuestLimits(_Settings):
     """What one running guest may use at most."""
 
-    memory: Annotated[Size, Field(ge=WASM_PAGE)] = 256 * 1024**2
+    memory: Size = 256 * 1024**2
     deadline: Duration | None = None
     """Wall-clock seconds a run, or one turn of a session, may take; None is no limit."""
     contexts: Annotated[int, Field(ge=0)] = 64
@@ -294,4 +294,6 @@ def guest_limits(**texts: str | None) -> dict[str, Any]:
     """Return the limits among `texts` (as typed on the command line) as values of `GuestLimits`; None is left out."""
     given = {key: text for key, text in texts.items() if text is not None}
     limits = _validated(GuestLimits, given, "the command line")
+    if limits.memory < WASM_PAGE:
+        raise InvalidArgument(f"--memory {texts['memory']} is less than a page of 64KiB; write for example 256MiB")
     return {key: getattr(limits, key) for key in given}

@@ -66,6 +66,10 @@ class GraphSettings(_Settings):
     template: Literal["auto", "none"] = "auto"
     """`auto` is the model's own chat template, if it has one; `none` appends raw text."""
     system: str | None = None
+    share_system: bool = False
+    """Whether guests may share the KV cells of `system` and of the template around it. What a guest says is never
+    shared; but whether another guest has lately used the graph shows in how fast a first reply begins.
+    """
     overflow: Literal["shift", "error"] | None = None
     """When a conversation is full; None means `shift` with a template, `error` without."""
     context: Annotated[int, Field(ge=64)] | None = None

@@ -105,15 +105,22 @@ class Engine:
         template: Literal["auto", "none"] = "auto",
         system: str | None = None,
         overflow: Literal["shift", "error"] | None = None,
+        share_system: bool = False,
     ) -> Conversation:
-        """Open a conversation for `guest`, which begins with the `system` message if there is one."""
+        """Open a conversation for `guest`, which begins with the `system` message if there is one.
+
+        With `share_system` that message's KV cells may be shared with other guests' conversations that begin alike;
+        nothing else ever is.
+        """
+        pinned = () if system is None else (Message("system", system),)
         raw = template == "none" or not self.info.has_template
         return Conversation(
             self,
             guest,
             "none" if raw else "auto",
             overflow or ("error" if raw else "shift"),
-            Transcript(system=() if system is None else (Message("system", system),), opened=time.time()),
+            Transcript(system=pinned, opened=time.time()),
+            pinned if share_system and not raw else None,
         )
 
     def count_tokens(self, text: str) -> int:

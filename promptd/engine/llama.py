@@ -191,6 +191,11 @@ class Model:
         return buffer.value.decode("utf-8", "replace") if size >= 0 else None
 
     @property
+    def recurrent(self) -> bool:
+        """Whether some layer keeps one state for a whole sequence, of which no part can be copied or cut."""
+        return bool(_llama.llama_model_is_recurrent(self._handle) or _llama.llama_model_is_hybrid(self._handle))
+
+    @property
     def kv_cell_bytes(self) -> int:
         """Bytes one token takes in a 16-bit KV cache, if every layer attends."""
         architecture = self.metadata("general.architecture")
@@ -283,15 +288,20 @@ class Context:
         if status:
             raise LlamaError(last_error() or f"llama_decode returned {status}")
 
+    @property
+    def divisible(self) -> bool:
+        """Whether a part of a sequence's cells can be shared or removed."""
+        return not self._model.recurrent
+
     def remove(self, sequence: int, start: int = 0) -> bool:
         """Remove a sequence's cells from position `start` on; false, with nothing removed, where the model can only
         remove all.
         """
         return bool(_llama.llama_memory_seq_rm(self._memory, sequence, start, -1))
 
-    def copy(self, source: int, target: int) -> None:
-        """Let `target` share all cells of `source`."""
-        _llama.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+    def copy(self, source: int, target: int, start: int = -1, end: int = -1) -> None:
+        """Let `target` share the cells of `source`: those of positions `start` to `end`, or all."""
+        _llama.llama_memory_seq_cp(self._memory, source, target, start, end)
 
     def clear(self) -> None:
         """Remove all sequences."""

@@ -91,6 +91,8 @@ class EngineStats(msgspec.Struct, frozen=True):
     running: int = 0
     resident: int = 0
     """Conversations with KV cells."""
+    retired: int = 0
+    """Closed conversations whose KV cells are kept for prompts that begin like them."""
     sequences: int = 0
     """Conversations open."""
     kv_used: int = 0
@@ -120,6 +122,10 @@ class Open(msgspec.Struct, frozen=True, tag=True):
     template: Literal["auto", "none"]
     overflow: Literal["shift", "error"]
     transcript: Transcript
+    public: tuple[Message, ...] | None = None
+    """System messages that, with the template around them, may be shared in the KV cache with other guests; None is
+    nothing at all.
+    """
 
 
 class Send(msgspec.Struct, frozen=True, tag=True):

@@ -1,9 +1,10 @@
 """Continuous batching: which tokens of which sequences the next step decodes.
 
 The policy: waiting turns are admitted in order while their prompts fit the KV cache; every sequence that is decoding
-gets its one token; what is left of the step's budget goes to prefill, oldest turn first, in chunks. When
-cells run out, idle sequences are evicted, then the youngest running turn is preempted: it waits at the head of the
-queue and is prefilled again, with what it has generated.
+gets its one token; what is left of the step's budget goes to prefill, oldest turn first, in chunks. A turn whose
+prompt begins like one that is being prefilled waits for that one's cells and shares them. When cells run out, idle
+sequences are evicted, then the youngest running turn is preempted: it waits at the head of the queue and is
+prefilled again, with what it has generated.
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ class Scheduler:
             self.running.remove(generation)
         else:
             self.waiting.remove(generation)
+        for follower in self._followers(generation):
+            self._take_over(follower)
         generation.sequence.state = SequenceState.IDLE
         self._kv.park(generation.sequence)
 
@@ -82,6 +85,8 @@ class Scheduler:
     def schedule(self) -> list[Work]:
         """Choose the next step's work and take the cells for it; empty when there is nothing to do."""
         self._admit_waiting()
+        for generation in self.running:
+            self._follow(generation)
         step: list[Work] = []
         budget = self._step_tokens
         for generation in sorted(self.running, key=_is_prefill):
@@ -102,6 +107,8 @@ class Scheduler:
     def _take(self, generation: Generation, budget: int, step: list[Work]) -> int:
         """Give a running turn its share of the step; return how many tokens that is."""
         sequence = generation.sequence
+        if generation.leader is not None:
+            return 0
         count = min(sequence.pending, budget)
         if count == 0:
             return 0
@@ -116,6 +123,32 @@ class Scheduler:
             self.counters.prompt_tokens += count
         return count
 
+    def _follow(self, generation: Generation) -> None:
+        """Let a turn go on whose leader has computed what they share, unless there is another to wait for."""
+        while generation.leader is not None:
+            leader, shared = generation.leader
+            if leader.state is SequenceState.PREFILL and leader.computed < shared:
+                return
+            self._take_over(generation)
+            generation.leader = self._kv.leader(generation.sequence)
+
+    def _followers(self, generation: Generation) -> list[Generation]:
+        return [other for other in self.running if other.leader and other.leader[0] is generation.sequence]
+
+    def _take_over(self, follower: Generation) -> None:
+        """Give a turn what the one it waits for has computed for it, and let it wait no longer."""
+        if follower.leader is not None:
+            before = follower.sequence.computed
+            self._kv.follow(follower.sequence, *follower.leader)
+            self._count_cached(follower, follower.sequence.computed - before)
+            follower.leader = None
+
+    def _count_cached(self, generation: Generation, tokens: int) -> None:
+        """Note prompt tokens that were in the cache when the turn began."""
+        if not generation.resumed:
+            generation.cached = (generation.cached or 0) + tokens
+            self.counters.cached_tokens += tokens
+
     def _make_room(self, generation: Generation, cells: int, step: list[Work]) -> bool:
         """Free cells for `generation`, at the cost of younger turns that have no part in the step yet."""
         placed = {work.generation for work in step}
@@ -129,6 +162,8 @@ class Scheduler:
     def _preempt(self, generation: Generation) -> None:
         """Take a running turn's cells and let it wait, before all others."""
         self.running.remove(generation)
+        for follower in self._followers(generation):
+            self._take_over(follower)
         self._kv.release(generation.sequence)
         generation.sequence.state = SequenceState.WAITING
         self.waiting.appendleft(generation)
@@ -143,18 +178,21 @@ class Scheduler:
         sequence, kv = generation.sequence, self._kv
         if not kv.activate(sequence):
             return False
-        if generation.cached is None:  # not a turn that was preempted
+        generation.resumed = generation.cached is not None
+        if not generation.resumed:
             tokens = generation.prompt.tokens
             known = common_prefix(sequence.tokens[: sequence.computed], tokens)
             kv.truncate(sequence, min(known, len(tokens) - 1))
             sequence.tokens = tokens[:]
-        promised = sum(other.sequence.pending for other in self.running)
-        if self.running and kv.free + kv.evictable - promised < sequence.pending:
+        kv.join(sequence)
+        generation.leader = kv.leader(sequence)
+        promised = sum(_own(other) for other in self.running)
+        needed = promised + _own(generation)
+        if self.running and kv.free < needed and kv.free + kv.evictable < needed:
             kv.park(sequence)
             return False
-        if generation.cached is None:
-            generation.cached = sequence.computed
-            self.counters.cached_tokens += sequence.computed
+        self._count_cached(generation, sequence.computed)
+        kv.announce(sequence)
         sequence.state = SequenceState.PREFILL
         self.waiting.popleft()
         self.running.append(generation)
@@ -165,6 +203,12 @@ class Scheduler:
         served = {work.generation for work in step}
         if any(generation not in served and not _is_prefill(generation) for generation in self.running):
             self.running.sort(key=lambda generation: generation in served)
+
+
+def _own(generation: Generation) -> int:
+    """Return how many cells a turn still needs that no other turn is computing for it."""
+    shared = generation.leader[1] - generation.sequence.computed if generation.leader else 0
+    return generation.sequence.pending - shared
 
 
 def _is_prefill(generation: Generation) -> bool:

@@ -47,6 +47,11 @@ Duration = Annotated[float, BeforeValidator(parse_duration)]
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
+def _pairs(table: Any) -> Any:
+    """Return a table as pairs, so that settings with it can be told apart by hash."""
+    return tuple(table.items()) if isinstance(table, dict) else table
+
+
 def _kebab(name: str) -> str:
     return name.replace("_", "-")
 
@@ -99,6 +104,8 @@ class EngineSettings(_Settings):
     keep_alive: Duration = 300.0
     queue: Annotated[int, Field(ge=1)] = 512
     """Most prompts that wait for a place in the batch; one more is refused as busy."""
+    weights: Annotated[tuple[tuple[str, Annotated[float, Field(gt=0)]], ...], BeforeValidator(_pairs)] = ()
+    """A table by guest: how large its share of the model is against that of others, who have 1."""
 
 
 class GuestLimits(_Settings):

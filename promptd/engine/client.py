@@ -84,6 +84,7 @@ class Engine:
             step_tokens=settings.step_tokens,
             threads=settings.threads,
             queue=settings.queue,
+            weights=dict(settings.weights),
         )
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()

@@ -64,10 +64,12 @@ class _Dialogue:
 class Core:
     """A loaded model, its conversations, and the scheduler that steps them."""
 
-    def __init__(self, loaded: Loaded, *, step_tokens: int, max_sequences: int, queue: int) -> None:
+    def __init__(
+        self, loaded: Loaded, *, step_tokens: int, max_sequences: int, queue: int, weights: dict[str, float]
+    ) -> None:
         self.loaded = loaded
         self._kv = KVCache(loaded.context, loaded.context.cells, max_sequences)
-        self._scheduler = Scheduler(self._kv, step_tokens, queue)
+        self._scheduler = Scheduler(self._kv, step_tokens, queue, weights)
         self._batch = llama.Batch(step_tokens)
         self._tokenizer = Tokenizer(loaded.model.vocabulary)
         self._builders: dict[str, PromptBuilder] = {}
@@ -129,10 +131,12 @@ class Core:
             index = self._batch.add(tokens, item.start, sequence.slot, output=item.output)
             if item.output:
                 outputs.append((item.generation, index))
+        began = time.monotonic()
         try:
             self.loaded.context.decode(self._batch)
         except llama.LlamaError as error:
             return events + self._lose(error)
+        self._scheduler.measured(work, time.monotonic() - began)
         pieces = []
         ended = []
         vocabulary = self.loaded.model.vocabulary

@@ -112,6 +112,7 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     step_tokens: int
     threads: int | None
     queue: int
+    weights: dict[str, float]
 
 
 class Open(msgspec.Struct, frozen=True, tag=True):

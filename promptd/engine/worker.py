@@ -34,7 +34,11 @@ def main(descriptor: int) -> int:
             return 2
         try:
             core = Core(
-                load(start), step_tokens=start.step_tokens, max_sequences=start.max_sequences, queue=start.queue
+                load(start),
+                step_tokens=start.step_tokens,
+                max_sequences=start.max_sequences,
+                queue=start.queue,
+                weights=start.weights,
             )
         except PromptdError as error:
             channel.send(LoadFailed(code_of(error).name, str(error)))

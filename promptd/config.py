@@ -104,6 +104,10 @@ class EngineSettings(_Settings):
     keep_alive: Duration = 300.0
     queue: Annotated[int, Field(ge=1)] = 512
     """Most prompts that wait for a place in the batch; one more is refused as busy."""
+    spill_memory: Size = 1024**3
+    """Bytes of memory for conversations that wait outside of the KV cache."""
+    spill_disk: Size = 4 * 1024**3
+    """Bytes of temporary files for those that do not fit there either; 0 writes none."""
     weights: Annotated[tuple[tuple[str, Annotated[float, Field(gt=0)]], ...], BeforeValidator(_pairs)] = ()
     """A table by guest: how large its share of the model is against that of others, who have 1."""
 

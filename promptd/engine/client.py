@@ -85,6 +85,9 @@ class Engine:
             threads=settings.threads,
             queue=settings.queue,
             weights=dict(settings.weights),
+            spill_memory=settings.spill_memory,
+            spill_disk=settings.spill_disk,
+            spill_directory=None,
         )
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()

@@ -37,6 +37,7 @@ from promptd.engine.prompts import PromptBuilder
 from promptd.engine.sampling import sampler_chain
 from promptd.engine.scheduler import Scheduler
 from promptd.engine.sequence import Sequence
+from promptd.engine.spill import Spill
 from promptd.engine.template import ChatTemplate, JinjaTemplate, RawTemplate
 from promptd.engine.tokenizer import Fragment, Tokenizer
 from promptd.engine.transcript import TOKEN_CODE, Transcript, common_prefix
@@ -65,10 +66,18 @@ class Core:
     """A loaded model, its conversations, and the scheduler that steps them."""
 
     def __init__(
-        self, loaded: Loaded, *, step_tokens: int, max_sequences: int, queue: int, weights: dict[str, float]
+        self,
+        loaded: Loaded,
+        *,
+        step_tokens: int,
+        max_sequences: int,
+        queue: int,
+        weights: dict[str, float],
+        spill: Spill,
     ) -> None:
         self.loaded = loaded
-        self._kv = KVCache(loaded.context, loaded.context.cells, max_sequences)
+        self._spill = spill
+        self._kv = KVCache(loaded.context, loaded.context.cells, max_sequences, spill)
         self._scheduler = Scheduler(self._kv, step_tokens, queue, weights)
         self._batch = llama.Batch(step_tokens)
         self._tokenizer = Tokenizer(loaded.model.vocabulary)
@@ -137,6 +146,7 @@ class Core:
         except llama.LlamaError as error:
             return events + self._lose(error)
         self._scheduler.measured(work, time.monotonic() - began)
+        self._spill.prefill_token = self._scheduler.prefill_seconds
         pieces = []
         ended = []
         vocabulary = self.loaded.model.vocabulary
@@ -304,6 +314,10 @@ class Core:
             running=len(scheduler.running),
             resident=kv.resident,
             retired=kv.retired,
+            spilled=self._spill.spilled,
+            restored=self._spill.restored,
+            spill_memory=self._spill.memory,
+            spill_disk=self._spill.disk,
             sequences=len(self._dialogues),
             kv_used=kv.used,
             kv_total=kv.total,

@@ -10,6 +10,8 @@ from typing import Protocol
 
 from promptd.engine.prefix_tree import PrefixTree
 from promptd.engine.sequence import Sequence, SequenceState
+from promptd.engine.spill import Spill
+from promptd.engine.transcript import common_prefix
 
 
 class Memory(Protocol):
@@ -31,8 +33,10 @@ class KVCache:
     prefilled again at its next turn. So does one whose conversation is closed: other prompts may begin like it.
     """
 
-    def __init__(self, memory: Memory, cells: int, slots: int) -> None:
+    def __init__(self, memory: Memory, cells: int, slots: int, spill: Spill | None = None) -> None:
+        """With `spill`, sequences whose conversations live are saved when they have to leave."""
         self._memory = memory
+        self._spill = spill
         self._free_cells = list(range(cells))
         self._free_slots = list(range(slots))
         self._extra_holders: dict[int, int] = {}
@@ -93,8 +97,33 @@ class KVCache:
             self._idle.move_to_end(sequence)
             self._place(sequence, sequence.tokens[: sequence.computed])
 
+    def spill(self, sequence: Sequence) -> None:
+        """Make a sequence non-resident that will be gone on with: what it holds is saved."""
+        if self._spill is not None and sequence not in self._retired:
+            self._spill.save(sequence)
+        self.release(sequence)
+
+    def wake(self, sequence: Sequence) -> None:
+        """Restore what was saved of an active sequence that holds no cells, as far as it begins its tokens."""
+        spill = self._spill
+        if spill is None or sequence.slot is None or sequence.cells:
+            return
+        _, cached = self._longest(sequence, sequence.tokens[:-1])
+        usable = spill.usable(sequence, sequence.tokens[:-1], cached)
+        if usable <= cached or not self.make_room(spill.cells(sequence)):
+            return
+        tokens = spill.restore(sequence)
+        if tokens is not None:
+            wanted = sequence.tokens
+            sequence.tokens = tokens
+            self.extend(sequence, len(tokens))
+            self.truncate(sequence, common_prefix(tokens, wanted[:-1]))
+            sequence.tokens = wanted
+
     def retire(self, sequence: Sequence) -> None:
         """Keep the cells of an idle sequence that nobody goes on with for prompts that begin like it."""
+        if self._spill is not None:
+            self._spill.drop(sequence)
         if sequence.slot is None:
             return
         if not sequence.cells or not self._memory.divisible:
@@ -212,7 +241,7 @@ class KVCache:
         """Release the least recently used idle sequence; false when there is none."""
         if not self._idle:
             return False
-        self.release(next(iter(self._idle)))
+        self.spill(next(iter(self._idle)))
         self.evictions += 1
         return True
 

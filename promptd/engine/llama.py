@@ -303,6 +303,24 @@ class Context:
         """Let `target` share the cells of `source`: those of positions `start` to `end`, or all."""
         _llama.llama_memory_seq_cp(self._memory, source, target, start, end)
 
+    def save(self, sequence: int) -> bytes:
+        """Return the cells of a sequence as bytes; none where llama.cpp cannot."""
+        size = _llama.llama_state_seq_get_size(self._handle, sequence)
+        buffer = (ctypes.c_uint8 * size)()
+        written = _llama.llama_state_seq_get_data(self._handle, buffer, size, sequence)
+        return bytes(memoryview(buffer)[:written])
+
+    def restore(self, sequence: int, data: bytes) -> bool:
+        """Give a sequence without cells those of `save`; false, with none given, when llama.cpp refuses.
+
+        llama.cpp trusts the bytes: they must be known to be its own.
+        """
+        buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
+        if _llama.llama_state_seq_set_data(self._handle, buffer, len(data), sequence):
+            return True
+        self.remove(sequence)
+        return False
+
     def clear(self) -> None:
         """Remove all sequences."""
         _llama.llama_memory_clear(self._memory, False)

@@ -93,6 +93,14 @@ class EngineStats(msgspec.Struct, frozen=True):
     """Conversations with KV cells."""
     retired: int = 0
     """Closed conversations whose KV cells are kept for prompts that begin like them."""
+    spilled: int = 0
+    """Times a conversation's cells were saved when they had to leave the KV cache."""
+    restored: int = 0
+    """Times saved cells were put back instead of prefilled."""
+    spill_memory: int = 0
+    """Bytes of saved cells in memory."""
+    spill_disk: int = 0
+    """Bytes of saved cells in files."""
     sequences: int = 0
     """Conversations open."""
     kv_used: int = 0
@@ -113,6 +121,10 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     threads: int | None
     queue: int
     weights: dict[str, float]
+    spill_memory: int
+    spill_disk: int
+    spill_directory: str | None
+    """An empty directory that only this worker uses."""
 
 
 class Open(msgspec.Struct, frozen=True, tag=True):

@@ -24,7 +24,7 @@ class PrefillShare:
         self._step_tokens = step_tokens
         self._decode: dict[int, float] = {}
         """Mean seconds of a step that only decodes, by how many sequences."""
-        self._prefill_token: float | None = None
+        self.token_seconds: float | None = None
         """Mean seconds one prompt token adds to a step."""
 
     def observe(self, decoding: int, prefill: int, seconds: float) -> None:
@@ -32,7 +32,7 @@ class PrefillShare:
         if not prefill:
             self._decode[decoding] = _mean(self._decode.get(decoding), seconds)
         elif (base := self._decode_seconds(decoding)) is not None:
-            self._prefill_token = _mean(self._prefill_token, max(0.0, seconds - base) / prefill)
+            self.token_seconds = _mean(self.token_seconds, max(0.0, seconds - base) / prefill)
 
     def tokens(self, decoding: int, guests_decoding: int, guests_prefilling: int) -> int:
         """Return how many prompt tokens the next step may take beside `decoding` sequences.
@@ -43,10 +43,10 @@ class PrefillShare:
         if not decoding:
             return left
         base = self._decode_seconds(decoding)
-        if not base or not self._prefill_token:
+        if not base or not self.token_seconds:
             wanted = self._step_tokens // UNMEASURED_SHARE
         else:
-            wanted = int(LONGER * max(1.0, guests_prefilling / guests_decoding) * base / self._prefill_token)
+            wanted = int(LONGER * max(1.0, guests_prefilling / guests_decoding) * base / self.token_seconds)
         return max(min(MIN_TOKENS, left), min(wanted, left))
 
     def _decode_seconds(self, decoding: int) -> float | None:

@@ -6,7 +6,7 @@ may take the place of one of a guest that has several. Every sequence that is de
 of the step goes to prefill, in chunks, and while others decode only so much of it that they hardly stall
 (prefill_share.py). A turn whose prompt begins like one that is being prefilled waits for that one's cells and shares
 them. When cells run out, idle sequences are evicted, then the youngest running turn is preempted: it waits before its
-guest's others and is prefilled again, with what it has generated.
+guest's others, and is restored or prefilled again, with what it has generated.
 """
 
 from __future__ import annotations
@@ -124,6 +124,11 @@ class Scheduler:
         generation.sequence.state = SequenceState.DECODE
         self.counters.generated_tokens += 1
 
+    @property
+    def prefill_seconds(self) -> float | None:
+        """Mean seconds a prompt token has taken; None until that was measured."""
+        return self._prefill.token_seconds
+
     def _serve(self, turns: list[Generation], budget: int, step: list[Work]) -> None:
         """Give `budget` tokens to running turns: always to the guest that was given least, and to its first turn.
 
@@ -205,7 +210,7 @@ class Scheduler:
         for follower in self._followers(generation):
             self._take_over(follower)
         generation.leader = None
-        self._kv.release(generation.sequence)
+        self._kv.spill(generation.sequence)
         generation.sequence.state = SequenceState.WAITING
         self.waiting.appendleft(generation)
         self.counters.preemptions += 1
@@ -242,6 +247,7 @@ class Scheduler:
             known = common_prefix(sequence.tokens[: sequence.computed], tokens)
             kv.truncate(sequence, min(known, len(tokens) - 1))
             sequence.tokens = tokens[:]
+        kv.wake(sequence)
         kv.join(sequence)
         generation.leader = kv.leader(sequence)
         promised = sum(_own(other) for other in self.running)

@@ -42,6 +42,13 @@ def parse_duration(text: str | float) -> float:
     return float(match[1]) * _SECONDS[match[2]]
 
 
+def parse_keep_alive(text: str | float) -> float:
+    """Return seconds as parse_duration does, and -1 for `forever` and for anything negative."""
+    if text == "forever" or str(text).lstrip().startswith("-"):
+        return -1.0
+    return parse_duration(text)
+
+
 Size = Annotated[int, BeforeValidator(parse_size)]
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -101,7 +108,9 @@ class EngineSettings(_Settings):
     step_tokens: Annotated[int, Field(ge=8)] = 512
     """Most tokens one llama_decode takes: the budget shared by decode and chunked prefill."""
     threads: Annotated[int, Field(ge=1)] | None = None
-    keep_alive: Duration = 300.0
+    keep_alive: Annotated[float, BeforeValidator(parse_keep_alive)] = 300.0
+    """Seconds after which a model nobody uses is unloaded until it is used again; `forever`, or less than 0, is never.
+    """
     queue: Annotated[int, Field(ge=1)] = 512
     """Most prompts that wait for a place in the batch; one more is refused as busy."""
     spill_memory: Size = 1024**3

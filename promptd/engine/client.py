@@ -50,6 +50,11 @@ BACK_OFF_S = (0.0, 0.5, 2.0)
 MAX_COUNT_CHARACTERS = 1024**2
 """The worker tokenises some megabytes a second, and nobody's reply goes on meanwhile."""
 
+MIN_IDLE_S = 0.05
+"""A worker is used by whoever has just asked for it, and is about to call it."""
+IN_USE_POLL_S = 1.0
+"""How often it is seen whether the calls of a worker that should be unloaded have ended."""
+
 _DEFAULTS = EngineSettings()
 
 Notice = Event | str | PromptdError
@@ -99,7 +104,11 @@ class Engine:
         self._crashes: deque[float] = deque(maxlen=MAX_CRASHES)
         self._last_cause = ""
         self._starts = 0
+        self._keep_alive = settings.keep_alive
+        self._used = 0.0
+        """When the worker was last asked to do something, or was done."""
         self._closed = False
+        self._closing = threading.Event()
         self.info: EngineInfo = self._start_worker()
 
     def conversation(
@@ -153,6 +162,7 @@ class Engine:
         with self._lock:
             self._closed = True
             link = self._link
+        self._closing.set()
         if link is not None:
             link.close()
 
@@ -173,6 +183,7 @@ class Engine:
         with self._start_lock:
             with self._lock:
                 link = self._link
+                self._used = time.monotonic()
             if link is None:
                 self._start_worker()
                 with self._lock:
@@ -219,7 +230,30 @@ class Engine:
             self._check_open()
             self._link = link
             self._starts += 1
-        return link.open()
+        info = link.open()
+        if self._keep_alive >= 0:
+            self._used = time.monotonic()
+            threading.Thread(target=self._unload_when_idle, args=(link,), name="promptd-idle", daemon=True).start()
+        return info
+
+    def _unload_when_idle(self, link: Link) -> None:
+        """Wait until nobody has used the worker for as long as it is kept, and end it; the next call starts another."""
+        keep = max(self._keep_alive, MIN_IDLE_S)
+        wait = keep
+        while not self._closing.wait(wait):
+            with self._start_lock:
+                with self._lock:
+                    if self._link is not link:
+                        return
+                    wait = self._used + keep - time.monotonic()
+                    if self._handlers:
+                        wait = max(wait, min(keep, IN_USE_POLL_S))
+                    elif wait <= 0:
+                        self._link = None
+                        link.alive = False
+                if wait <= 0:
+                    link.close()
+                    return
 
     def _check_open(self) -> None:
         if self._closed:
@@ -254,16 +288,19 @@ class Engine:
     def _tell(self, call: int, notice: Notice, *, last: bool = False) -> None:
         with self._lock:
             entry = self._handlers.pop(call, None) if last else self._handlers.get(call)
+            if last and not isinstance(notice, StatsRead):
+                self._used = time.monotonic()
         if entry is not None:
             entry[1](notice)
 
     def _on_end(self, link: Link) -> None:
         """The worker is gone: tell everyone who waits for it."""
         with self._lock:
+            crashed = link.alive and not self._closed
             link.alive = False
             if self._link is link:
                 self._link = None
-            if not self._closed:
+            if crashed:
                 self._crashes.append(time.monotonic())
                 self._last_cause = link.cause
             lost = [call for call, (owner, _) in self._handlers.items() if owner is link]

@@ -51,9 +51,21 @@ def parse_duration(text: str | float) -> float:
     return seconds
 
 
+def parse_keep_alive(text: str | float) -> float:
+    """Return seconds as parse_duration does, and -1 for `forever` and for anything negative."""
+    if text == "forever" or str(text).lstrip().startswith("-"):
+        return -1.0
+    return parse_duration(text)
+
+
 Size = Annotated[int, BeforeValidator(parse_size)]
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+
+def _pairs(table: Any) -> Any:
+    """Return a table as pairs, so that settings with it can be told apart by hash."""
+    return tuple(table.items()) if isinstance(table, dict) else table
 
 
 def _kebab(name: str) -> str:
@@ -75,6 +87,10 @@ class GraphSettings(_Settings):
     template: Literal["auto", "none"] = "auto"
     """`auto` is the model's own chat template, if it has one; `none` appends raw text."""
     system: str | None = None
+    share_system: bool = False
+    """Whether guests may share the KV cells of `system` and of the template around it. What a guest says is never
+    shared; but whether another guest has lately used the graph shows in how fast a first reply begins.
+    """
     overflow: Literal["shift", "error"] | None = None
     """When a conversation is full; None means `shift` with a template, `error` without."""
     context: Annotated[int, Field(ge=64)] | None = None
@@ -105,9 +121,17 @@ class EngineSettings(_Settings):
     step_tokens: Annotated[int, Field(ge=8)] = 512
     """Most tokens one llama_decode takes: the budget shared by decode and chunked prefill."""
     threads: Annotated[int, Field(ge=1)] | None = None
-    keep_alive: Duration = 300.0
+    keep_alive: Annotated[float, BeforeValidator(parse_keep_alive)] = 300.0
+    """Seconds after which a model nobody uses is unloaded until it is used again; `forever`, or less than 0, is never.
+    """
     queue: Annotated[int, Field(ge=1)] = 512
     """Most prompts that wait for a place in the batch; one more is refused as busy."""
+    spill_memory: Size = 1024**3
+    """Bytes of memory for conversations that wait outside of the KV cache."""
+    spill_disk: Size = 4 * 1024**3
+    """Bytes of temporary files for those that do not fit there either; 0 writes none."""
+    weights: Annotated[tuple[tuple[str, Annotated[float, Field(gt=0)]], ...], BeforeValidator(_pairs)] = ()
+    """A table by guest: how large its share of the model is against that of others, who have 1."""
 
 
 WASM_PAGE = 64 * 1024

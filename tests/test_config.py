@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from promptd.config import graph_settings, load_settings, parse_duration, parse_size
+from promptd.config import EngineSettings, graph_settings, load_settings, parse_duration, parse_size
 from promptd.errors import InvalidArgument
 
 FULL = """
@@ -158,3 +158,18 @@ def test_settings_of_any_shape_are_refused_in_one_sentence(tmp_path: Path, text:
 def test_a_name_with_a_line_break_at_its_end_is_refused():
     with pytest.raises(InvalidArgument):
         graph_settings("chat\n", "echo", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("5m", 300.0), ("0", 0.0), ("forever", -1.0), (-1, -1.0), ("-5m", -1.0), (2.5, 2.5)]
+)
+def test_a_model_is_kept_for_a_time_or_forever(text: str | float, seconds: float) -> None:
+    assert EngineSettings.model_validate({"keep-alive": text}).keep_alive == seconds
+
+
+def test_weights_are_a_table_by_guest() -> None:
+    settings = EngineSettings.model_validate({"weights": {"persona": 2}})
+    assert dict(settings.weights) == {"persona": 2.0}
+    assert hash(settings)
+    with pytest.raises(ValueError, match="greater than 0"):
+        EngineSettings.model_validate({"weights": {"persona": 0}})

@@ -109,7 +109,11 @@ class GgmlGraph:
         settings = self._settings
         sampling_of(settings, options)
         conversation = self._engine.conversation(
-            guest, template=settings.template, system=settings.system, overflow=settings.overflow
+            guest,
+            template=settings.template,
+            system=settings.system,
+            overflow=settings.overflow,
+            share_system=settings.share_system,
         )
         return GgmlPrompt(conversation, settings, options)
 

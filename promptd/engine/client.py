@@ -64,6 +64,11 @@ BACK_OFF_S = (0.0, 0.5, 2.0)
 MAX_COUNT_CHARACTERS = 1024**2
 """The worker tokenises some megabytes a second, and nobody's reply goes on meanwhile."""
 
+MIN_IDLE_S = 0.05
+"""A worker is used by whoever has just asked for it, and is about to call it."""
+IN_USE_POLL_S = 1.0
+"""How often it is seen whether the calls of a worker that should be unloaded have ended."""
+
 _DEFAULTS = EngineSettings()
 
 _DEFAULT_SAMPLING = Sampling()
@@ -103,6 +108,10 @@ class Engine:
             threads=settings.threads,
             queue=settings.queue,
             kv_bytes=kv_bytes,
+            weights=dict(settings.weights),
+            spill_memory=settings.spill_memory,
+            spill_disk=settings.spill_disk,
+            spill_directory=None,
         )
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
@@ -114,7 +123,11 @@ class Engine:
         self._crashes: deque[float] = deque(maxlen=MAX_CRASHES)
         self._last_cause = ""
         self._starts = 0
+        self._keep_alive = settings.keep_alive
+        self._used = 0.0
+        """When the worker was last asked to do something, or was done."""
         self._closed = False
+        self._closing = threading.Event()
         self.info: EngineInfo = self._start_worker()
 
     def conversation(
@@ -124,15 +137,22 @@ class Engine:
         template: Literal["auto", "none"] = "auto",
         system: str | None = None,
         overflow: Literal["shift", "error"] | None = None,
+        share_system: bool = False,
     ) -> Conversation:
-        """Open a conversation for `guest`, which begins with the `system` message if there is one."""
+        """Open a conversation for `guest`, which begins with the `system` message if there is one.
+
+        With `share_system` that message's KV cells may be shared with other guests' conversations that begin alike;
+        nothing else ever is.
+        """
+        pinned = () if system is None else (Message("system", system),)
         raw = template == "none" or not self.info.has_template
         return Conversation(
             self,
             guest,
             "none" if raw else "auto",
             overflow or ("error" if raw else "shift"),
-            Transcript(system=() if system is None else (Message("system", system),), opened=time.time()),
+            Transcript(system=pinned, opened=time.time()),
+            pinned if share_system and not raw else None,
         )
 
     def count_tokens(self, text: str) -> int:
@@ -211,6 +231,7 @@ class Engine:
         with self._lock:
             self._closed = True
             link = self._link
+        self._closing.set()
         if link is not None:
             link.close()
 
@@ -231,6 +252,7 @@ class Engine:
         with self._start_lock:
             with self._lock:
                 link = self._link
+                self._used = time.monotonic()
             if link is None:
                 self._start_worker()
                 with self._lock:
@@ -277,7 +299,30 @@ class Engine:
             self._check_open()
             self._link = link
             self._starts += 1
-        return link.open()
+        info = link.open()
+        if self._keep_alive >= 0:
+            self._used = time.monotonic()
+            threading.Thread(target=self._unload_when_idle, args=(link,), name="promptd-idle", daemon=True).start()
+        return info
+
+    def _unload_when_idle(self, link: Link) -> None:
+        """Wait until nobody has used the worker for as long as it is kept, and end it; the next call starts another."""
+        keep = max(self._keep_alive, MIN_IDLE_S)
+        wait = keep
+        while not self._closing.wait(wait):
+            with self._start_lock:
+                with self._lock:
+                    if self._link is not link:
+                        return
+                    wait = self._used + keep - time.monotonic()
+                    if self._handlers:
+                        wait = max(wait, min(keep, IN_USE_POLL_S))
+                    elif wait <= 0:
+                        self._link = None
+                        link.alive = False
+                if wait <= 0:
+                    link.close()
+                    return
 
     def _check_open(self) -> None:
         if self._closed:
@@ -322,16 +367,19 @@ class Engine:
     def _tell(self, call: int, notice: Notice, *, last: bool = False) -> None:
         with self._lock:
             entry = self._handlers.pop(call, None) if last else self._handlers.get(call)
+            if last and not isinstance(notice, StatsRead):
+                self._used = time.monotonic()
         if entry is not None:
             entry[1](notice)
 
     def _on_end(self, link: Link) -> None:
         """The worker is gone: tell everyone who waits for it."""
         with self._lock:
+            crashed = link.alive and not self._closed
             link.alive = False
             if self._link is link:
                 self._link = None
-            if not self._closed:
+            if crashed:
                 self._crashes.append(time.monotonic())
                 self._last_cause = link.cause
             lost = [call for call, (owner, _) in self._handlers.items() if owner is link]

@@ -43,12 +43,14 @@ class Conversation:
         template: Literal["auto", "none"],
         overflow: Literal["shift", "error"],
         transcript: Transcript,
+        public: tuple[Message, ...] | None = None,
     ) -> None:
         self._engine = engine
         self._guest = guest
         self._template: Literal["auto", "none"] = template
         self._overflow: Literal["shift", "error"] = overflow
         self._transcript = transcript
+        self._public = public
         self._number = engine.number()
         self._opened_in: Link | None = None
         self._lock = threading.Lock()
@@ -84,7 +86,9 @@ class Conversation:
         """
         with self._lock:
             self._check_free()
-            copy = Conversation(self._engine, self._guest, self._template, self._overflow, self._transcript.fork())
+            copy = Conversation(
+                self._engine, self._guest, self._template, self._overflow, self._transcript.fork(), self._public
+            )
             if self._opened_in is not None:
                 self._opened_in.send(Fork(self._number, copy._number))
                 copy._opened_in = self._opened_in
@@ -122,7 +126,9 @@ class Conversation:
             call = self._engine.number()
             reply = Reply(messages, deadline, partial(link.send, Cancel(call)), partial(self._abandon, link, call))
             if self._opened_in is not link:
-                link.send(Open(self._number, self._guest, self._template, self._overflow, self._transcript))
+                link.send(
+                    Open(self._number, self._guest, self._template, self._overflow, self._transcript, self._public)
+                )
                 self._opened_in = link
             self._reply = reply
         self._engine.call(link, call, partial(self._on_notice, reply))

@@ -9,7 +9,7 @@ from array import array
 from dataclasses import dataclass
 from typing import Literal
 
-from promptd.chat import StopReason
+from promptd.chat import Message, StopReason
 from promptd.engine import llama
 from promptd.engine.generation import Generation
 from promptd.engine.kvcache import KVCache
@@ -44,10 +44,15 @@ from promptd.engine.raw_calls import RawCalls
 from promptd.engine.sampling import Samplers
 from promptd.engine.scheduler import Scheduler, Work
 from promptd.engine.sequence import Sequence
+from promptd.engine.spill import Spill
 from promptd.engine.template import ChatTemplate, JinjaTemplate, RawTemplate
 from promptd.engine.tokenizer import Fragment, Tokenizer
-from promptd.engine.transcript import Transcript, common_prefix
+from promptd.engine.transcript import TOKEN_CODE, Transcript, common_prefix
 from promptd.errors import InvalidArgument, PromptdError, RuntimeFailure, TimedOut, code_of
+
+SECONDS_PER_DAY = 86_400.0
+"""Chat templates show the date; a preamble is taken anew each day."""
+MAX_PREAMBLES = 64
 
 
 @dataclass(slots=True)
@@ -58,6 +63,7 @@ class _Dialogue:
     overflow: Literal["shift", "error"]
     transcript: Transcript
     sequence: Sequence
+    public: tuple[Message, ...] | None
     rendered: list[Fragment] | None = None
     """Fragments of the last prompt; None when that is not at hand, and must be rendered again."""
     generation: Generation | None = None
@@ -66,10 +72,20 @@ class _Dialogue:
 class Core:
     """A loaded model, its conversations, and the scheduler that steps them."""
 
-    def __init__(self, loaded: Loaded, *, step_tokens: int, max_sequences: int, queue: int) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        *,
+        step_tokens: int,
+        max_sequences: int,
+        queue: int,
+        weights: dict[str, float],
+        spill: Spill,
+    ) -> None:
         self.loaded = loaded
-        self._kv = KVCache(loaded.context, loaded.context.cells, max_sequences)
-        self._scheduler = Scheduler(self._kv, step_tokens, queue)
+        self._spill = spill
+        self._kv = KVCache(loaded.context, loaded.context.cells, max_sequences, spill)
+        self._scheduler = Scheduler(self._kv, step_tokens, queue, weights)
         self._batch = llama.Batch(step_tokens)
         self._tokenizer = Tokenizer(loaded.model.vocabulary)
         self._builders: dict[str, PromptBuilder] = {}
@@ -79,6 +95,7 @@ class Core:
         self._raw = RawCalls(
             loaded, self._kv, self._scheduler, self._samplers.make, step_tokens=step_tokens, queue=queue
         )
+        self._preambles: dict[tuple[str, tuple[Message, ...], float], array[int]] = {}
 
     @property
     def busy(self) -> bool:
@@ -91,7 +108,7 @@ class Core:
             case Open():
                 sequence = Sequence(command.guest, command.transcript.history())
                 self._dialogues[command.conversation] = _Dialogue(
-                    command.template, command.overflow, command.transcript, sequence
+                    command.template, command.overflow, command.transcript, sequence, command.public
                 )
             case Send():
                 try:
@@ -139,10 +156,13 @@ class Core:
             index = self._batch.add(tokens, item.start, sequence.slot, output=item.output)
             if item.output:
                 outputs.append((item.generation, index))
+        began = time.monotonic()
         try:
             self.loaded.context.decode(self._batch)
         except llama.LlamaError as error:
             return self._lose(error)
+        self._scheduler.measured(work, time.monotonic() - began)
+        self._spill.prefill_token = self._scheduler.prefill_seconds
         pieces = []
         ended = []
         raw = []
@@ -185,6 +205,7 @@ class Core:
             sampler = self._samplers.make(command.sampling, prompt.tokens)
         except llama.LlamaError as error:
             raise InvalidArgument(str(error)) from error
+        dialogue.sequence.public = self._public(dialogue, prompt.tokens)
         generation = Generation(
             command.call,
             dialogue.sequence,
@@ -228,7 +249,7 @@ class Core:
             self._fail(generation, RuntimeFailure(f"llama.cpp failed in the middle of the reply: {error}"))
             for generation in list(self._scheduler.running)
         ]
-        self._kv.clear([*(dialogue.sequence for dialogue in self._dialogues.values()), *self._raw.residents()])
+        self._kv.clear()
         return events
 
     def _detach(self, dialogue: _Dialogue) -> Generation:
@@ -250,8 +271,9 @@ class Core:
     def _fork(self, source: _Dialogue, copy: int) -> None:
         sequence = Sequence(source.sequence.guest, source.sequence.tokens[:])
         self._dialogues[copy] = _Dialogue(
-            source.template, source.overflow, source.transcript.fork(), sequence, source.rendered
+            source.template, source.overflow, source.transcript.fork(), sequence, source.public, source.rendered
         )
+        sequence.public = source.sequence.public
         self._kv.share(source.sequence, sequence)
 
     def _rewind(self, dialogue: _Dialogue, turns: int) -> None:
@@ -264,8 +286,24 @@ class Core:
         if dialogue is None:
             return []
         events: list[Event] = [self._end(dialogue, StopReason.CANCELLED)] if dialogue.generation else []
-        self._kv.release(dialogue.sequence)
+        self._kv.retire(dialogue.sequence)
         return events
+
+    def _public(self, dialogue: _Dialogue, prompt: array[int]) -> int:
+        """Return how many tokens at the beginning of a prompt are the operator's own, and marked as shared."""
+        if dialogue.public is None:
+            return 0
+        opened = dialogue.transcript.opened
+        key = (dialogue.template, dialogue.public, opened // SECONDS_PER_DAY)
+        if key not in self._preambles:
+            if len(self._preambles) >= MAX_PREAMBLES:
+                self._preambles.clear()
+            try:
+                preamble = self._builder(dialogue.template).preamble(dialogue.public, opened)
+            except PromptdError:  # the template does not take such a conversation
+                preamble = array(TOKEN_CODE)
+            self._preambles[key] = preamble
+        return common_prefix(prompt, self._preambles[key])
 
     def _builder(self, template: Literal["auto", "none"]) -> PromptBuilder:
         """Return the prompt builder for a graph's template setting; raises RuntimeFailure for a model whose
@@ -301,6 +339,11 @@ class Core:
             queue=len(scheduler.waiting),
             running=len(scheduler.running),
             resident=kv.resident,
+            retired=kv.retired,
+            spilled=self._spill.spilled,
+            restored=self._spill.restored,
+            spill_memory=self._spill.memory,
+            spill_disk=self._spill.disk,
             sequences=len(self._dialogues),
             kv_used=kv.used,
             kv_total=kv.total,

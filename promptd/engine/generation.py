@@ -32,6 +32,10 @@ class Generation:
         self.deadline = deadline
         self.cached: int | None = None
         """Prompt tokens that were in the KV cache; None until the turn is first scheduled."""
+        self.resumed = False
+        """Whether the turn was scheduled before, and preempted."""
+        self.leader: tuple[Sequence, int] | None = None
+        """A sequence that is computing the first tokens of this one's prompt, and how many."""
         self._stream = TextStream(sampling.stop)
         self._max_tokens = sampling.max_tokens
         self._context = context

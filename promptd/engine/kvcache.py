@@ -1,40 +1,64 @@
-"""The unified KV cache: which sequences are resident, which cells they hold, and who must leave when cells or
+"""The unified KV cache: which sequences are resident, which cells they hold and share, and who must leave when cells or
 sequence ids are short.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict
 from typing import Protocol
 
-from promptd.engine.sequence import Sequence
+from promptd.engine.prefix_tree import PrefixTree
+from promptd.engine.sequence import Sequence, SequenceState
+from promptd.engine.spill import Spill
+from promptd.engine.transcript import common_prefix
 
 
 class Memory(Protocol):
     """llama.cpp's side of the cache."""
 
+    @property
+    def divisible(self) -> bool: ...
+
     def remove(self, sequence: int, start: int = 0) -> bool: ...
-    def copy(self, source: int, target: int) -> None: ...
+    def copy(self, source: int, target: int, start: int = -1, end: int = -1) -> None: ...
     def clear(self) -> None: ...
 
 
 class KVCache:
     """Accounts for every cell of llama.cpp's cache.
 
-    Cells are counted by reference, since forks share them. An idle sequence stays resident until its cells or its
-    slot are needed; the least recently used leaves first, and keeps its tokens, to be prefilled again at its next
-    turn.
+    Cells are counted by reference, since forks and equal beginnings of prompts share them. An idle sequence stays
+    resident until its cells or its slot are needed; the least recently used leaves first, and keeps its tokens, to be
+    prefilled again at its next turn. So does one whose conversation is closed: other prompts may begin like it.
     """
 
-    def __init__(self, memory: Memory, cells: int, slots: int) -> None:
+    def __init__(self, memory: Memory, cells: int, slots: int, spill: Spill | None = None) -> None:
+        """With `spill`, sequences whose conversations live are saved when they have to leave."""
         self._memory = memory
+        self._spill = spill
         self._free_cells = list(range(cells))
         self._free_slots = list(range(slots))
         self._extra_holders: dict[int, int] = {}
+        self._residents: set[Sequence] = set()
         self._idle: OrderedDict[Sequence, None] = OrderedDict()
+        self._retired: set[Sequence] = set()
+        self._tree = PrefixTree()
+        self._announced: dict[Sequence, int] = {}
+        """Active sequences, by the order in which they were announced."""
+        self._announcements = 0
         self.total = cells
-        self.resident = 0
         self.evictions = 0
+
+    @property
+    def resident(self) -> int:
+        """Sequences with a slot that somebody may still go on with."""
+        return len(self._residents) - len(self._retired)
+
+    @property
+    def retired(self) -> int:
+        """Sequences with a slot whose conversations are closed."""
+        return len(self._retired)
 
     @property
     def used(self) -> int:
@@ -48,8 +72,12 @@ class KVCache:
 
     @property
     def evictable(self) -> int:
-        """Cells of idle sequences; those that are shared with an active one would not become free."""
-        return sum(len(sequence.cells) for sequence in self._idle)
+        """Cells that only idle sequences hold."""
+        idle = {cell for sequence in self._idle for cell in sequence.cells}
+        for sequence in self._residents:
+            if sequence not in self._idle:
+                idle.difference_update(sequence.cells)
+        return len(idle)
 
     def activate(self, sequence: Sequence) -> bool:
         """Protect `sequence` from eviction and give it a slot; false when all slots are active."""
@@ -58,14 +86,97 @@ class KVCache:
             if not self._free_slots and not self._evict():
                 return False
             sequence.slot = self._free_slots.pop()
-            self.resident += 1
+            self._residents.add(sequence)
         return True
 
     def park(self, sequence: Sequence) -> None:
         """Let `sequence` be evicted from now on, after all that are idle already."""
+        self._announced.pop(sequence, None)
         if sequence.slot is not None:
             self._idle[sequence] = None
             self._idle.move_to_end(sequence)
+            self._place(sequence, sequence.tokens[: sequence.computed])
+
+    def spill(self, sequence: Sequence) -> None:
+        """Make a sequence non-resident that will be gone on with: what it holds is saved."""
+        if self._spill is not None and sequence not in self._retired:
+            self._spill.save(sequence)
+        self.release(sequence)
+
+    def wake(self, sequence: Sequence) -> None:
+        """Restore what was saved of an active sequence that holds no cells, as far as it begins its tokens."""
+        spill = self._spill
+        if spill is None or sequence.slot is None or sequence.cells:
+            return
+        _, cached = self._longest(sequence, sequence.tokens[:-1])
+        usable = spill.usable(sequence, sequence.tokens[:-1], cached)
+        if usable <= cached or not self.make_room(spill.cells(sequence)):
+            return
+        tokens = spill.restore(sequence)
+        if tokens is not None:
+            wanted = sequence.tokens
+            sequence.tokens = tokens
+            self.extend(sequence, len(tokens))
+            self.truncate(sequence, common_prefix(tokens, wanted[:-1]))
+            sequence.tokens = wanted
+
+    def retire(self, sequence: Sequence) -> None:
+        """Keep the cells of an idle sequence that nobody goes on with for prompts that begin like it."""
+        if self._spill is not None:
+            self._spill.drop(sequence)
+        if sequence.slot is None:
+            return
+        if not sequence.cells or not self._memory.divisible:
+            self.release(sequence)
+            return
+        self._retired.add(sequence)
+        source, shared = self._longest(sequence, sequence.tokens[: sequence.computed])
+        if source is not None and shared >= sequence.computed:  # another has all of them
+            self.release(sequence)
+
+    def announce(self, sequence: Sequence) -> None:
+        """Let others find an active sequence by all its tokens, which it is about to compute."""
+        self._announced[sequence] = self._announcements
+        self._announcements += 1
+        self._place(sequence, sequence.tokens)
+
+    def join(self, sequence: Sequence) -> None:
+        """Give an active sequence references to the cells of the resident one that begins most like it.
+
+        Its last token is left to be decoded, for the logits.
+        """
+        source, shared = self._longest(sequence, sequence.tokens[:-1])
+        if source is None or not self._refer(source, sequence, shared):
+            return
+        if source in self._retired and source.computed <= shared:  # it has nothing of its own any more
+            self.release(source)
+        elif source in self._idle:
+            self._idle.move_to_end(source)
+
+    def leader(self, sequence: Sequence) -> tuple[Sequence, int] | None:
+        """Return the sequence that is computing most of what `sequence` needs next, and how many tokens they share.
+
+        Of two with equally many cells the one announced first leads, so that no two wait for each other.
+        """
+
+        def leads(other: Sequence) -> bool:
+            if other.state is not SequenceState.PREFILL:
+                return False
+            mine = self._announced.get(sequence, self._announcements)
+            return (other.computed, -self._announced[other]) > (sequence.computed, -mine)
+
+        if not self._memory.divisible:
+            return None
+        found = [
+            (other, shared)
+            for other, shared in self._matches(sequence, sequence.tokens[:-1])
+            if shared > max(sequence.computed, other.computed) and leads(other)
+        ]
+        return max(found, key=lambda match: match[1], default=None)
+
+    def follow(self, sequence: Sequence, leader: Sequence, shared: int) -> None:
+        """Give `sequence` references to what `leader` has computed of the `shared` tokens they begin with."""
+        self._refer(leader, sequence, min(shared, leader.computed))
 
     def make_room(self, cells: int) -> bool:
         """Evict idle sequences until `cells` cells are free; false when that is not enough."""
@@ -95,11 +206,14 @@ class KVCache:
         self._idle.pop(sequence, None)
         if sequence.slot is None:
             return
+        self._tree.remove(sequence)
+        self._announced.pop(sequence, None)
         self._memory.remove(sequence.slot)
         self._give_back(sequence, 0)
         self._free_slots.append(sequence.slot)
         sequence.slot = None
-        self.resident -= 1
+        self._residents.remove(sequence)
+        self._retired.discard(sequence)
 
     def share(self, source: Sequence, target: Sequence) -> None:
         """Make new sequence `target` resident with all cells of `source`, if a slot can be had without evicting
@@ -114,14 +228,12 @@ class KVCache:
             self.release(target)
             return
         self._memory.copy(source.slot, target.slot)
-        target.cells = list(source.cells)
-        for cell in source.cells:
-            self._extra_holders[cell] = self._extra_holders.get(cell, 0) + 1
+        self._hold(target, source.cells)
         self.park(target)
 
-    def clear(self, residents: list[Sequence]) -> None:
+    def clear(self) -> None:
         """Forget everything, after a step that left the cache undefined."""
-        for sequence in residents:
+        for sequence in list(self._residents):
             self.release(sequence)
         self._memory.clear()
 
@@ -129,9 +241,46 @@ class KVCache:
         """Release the least recently used idle sequence; false when there is none."""
         if not self._idle:
             return False
-        self.release(next(iter(self._idle)))
+        self.spill(next(iter(self._idle)))
         self.evictions += 1
         return True
+
+    def _place(self, sequence: Sequence, tokens: array[int]) -> None:
+        if self._memory.divisible:
+            self._tree.place(sequence, sequence.guest, tokens)
+            self._tree.place(sequence, None, tokens[: sequence.public])
+
+    def _matches(self, sequence: Sequence, tokens: array[int]) -> list[tuple[Sequence, int]]:
+        """Return the other sequences that begin like `tokens`, and the length: what the guest itself has cached, and
+        what all may share.
+        """
+        found = [
+            *self._tree.matches(sequence.guest, tokens),
+            *self._tree.matches(None, tokens[: sequence.public]),
+        ]
+        return [(other, shared) for other, shared in found if other is not sequence]
+
+    def _longest(self, sequence: Sequence, tokens: array[int]) -> tuple[Sequence | None, int]:
+        """Return the other sequence that has most of `tokens` in its cells, and how many."""
+        found = [(other, min(shared, other.computed)) for other, shared in self._matches(sequence, tokens)]
+        return max(found, key=lambda match: match[1], default=(None, 0))
+
+    def _refer(self, source: Sequence, target: Sequence, end: int) -> bool:
+        """Give `target` references to the cells of `source` from where its own end up to `end`; false if it has
+        those.
+        """
+        start = target.computed
+        if end <= start or source.slot is None or target.slot is None:
+            return False
+        self._memory.copy(source.slot, target.slot, start, end)
+        self._hold(target, source.cells[start:end])
+        return True
+
+    def _hold(self, sequence: Sequence, cells: list[int]) -> None:
+        """Append cells that another sequence holds already."""
+        sequence.cells += cells
+        for cell in cells:
+            self._extra_holders[cell] = self._extra_holders.get(cell, 0) + 1
 
     def _give_back(self, sequence: Sequence, length: int) -> None:
         """Drop the sequence's hold on its cells from `length` on."""

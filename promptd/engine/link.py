@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
+
 from promptd.engine.messages import (
     Channel,
     Command,
@@ -75,7 +77,7 @@ class Link:
         self._on_end = on_end
         self._socket, self._far_socket = socket.socketpair()
         self._channel: Channel[Event] = Channel(self._socket, Event)  # type: ignore[arg-type]
-        self._channel.send(start)  # the socket holds it until the worker reads, and nothing can come before it
+        self._start = start
         self._send_lock = threading.Lock()
         self._loaded = threading.Event()
         self._outcome: EngineInfo | Exception | None = None
@@ -113,7 +115,8 @@ class Link:
 
     def _live(self) -> None:
         try:
-            with tempfile.TemporaryFile() as stderr:
+            with tempfile.TemporaryFile() as stderr, tempfile.TemporaryDirectory(prefix="promptd-spill-") as spill:
+                self._channel.send(msgspec.structs.replace(self._start, spill_directory=spill))
                 process = self._spawn(stderr.fileno())
                 try:
                     self._read()

@@ -216,6 +216,11 @@ class Model:
         return buffer.value.decode("utf-8", "replace") if size >= 0 else None
 
     @property
+    def recurrent(self) -> bool:
+        """Whether some layer keeps one state for a whole sequence, of which no part can be copied or cut."""
+        return bool(_llama.llama_model_is_recurrent(self._handle) or _llama.llama_model_is_hybrid(self._handle))
+
+    @property
     def kv_cell_bytes(self) -> int:
         """Bytes one token takes in a 16-bit KV cache, if every layer attends."""
         architecture = self.metadata("general.architecture")
@@ -308,15 +313,38 @@ class Context:
         if status:
             raise LlamaError(last_error() or f"llama_decode returned {status}")
 
+    @property
+    def divisible(self) -> bool:
+        """Whether a part of a sequence's cells can be shared or removed."""
+        return not self._model.recurrent
+
     def remove(self, sequence: int, start: int = 0) -> bool:
         """Remove a sequence's cells from position `start` on; false, with nothing removed, where the model can only
         remove all.
         """
         return bool(_llama.llama_memory_seq_rm(self._memory, sequence, start, -1))
 
-    def copy(self, source: int, target: int) -> None:
-        """Let `target` share all cells of `source`."""
-        _llama.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+    def copy(self, source: int, target: int, start: int = -1, end: int = -1) -> None:
+        """Let `target` share the cells of `source`: those of positions `start` to `end`, or all."""
+        _llama.llama_memory_seq_cp(self._memory, source, target, start, end)
+
+    def save(self, sequence: int) -> bytes:
+        """Return the cells of a sequence as bytes; none where llama.cpp cannot."""
+        size = _llama.llama_state_seq_get_size(self._handle, sequence)
+        buffer = (ctypes.c_uint8 * size)()
+        written = _llama.llama_state_seq_get_data(self._handle, buffer, size, sequence)
+        return bytes(memoryview(buffer)[:written])
+
+    def restore(self, sequence: int, data: bytes) -> bool:
+        """Give a sequence without cells those of `save`; false, with none given, when llama.cpp refuses.
+
+        llama.cpp trusts the bytes: they must be known to be its own.
+        """
+        buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
+        if _llama.llama_state_seq_set_data(self._handle, buffer, len(data), sequence):
+            return True
+        self.remove(sequence)
+        return False
 
     def clear(self) -> None:
         """Remove all sequences."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
 from promptd.engine import llama
@@ -17,6 +18,7 @@ more costs time.
 """
 KV_MEMORY_SHARE = 4
 """Unless told otherwise the KV cache takes at most one part in this many of the memory that is available."""
+FINGERPRINT_BYTES = 1024**2
 MIN_CELLS = 512
 CELL_STEP = 256
 """llama.cpp rounds the cache up to this many cells (llama-context.cpp)."""
@@ -115,6 +117,14 @@ def _check_magic(path: Path) -> None:
         raise RuntimeFailure(f"cannot read model file {path}: {error.strerror}") from error
     if magic != GGUF_MAGIC:
         raise InvalidEncoding(f"{path.name} is not a GGUF file: it does not begin with the letters GGUF")
+
+
+def fingerprint(path: Path) -> bytes:
+    """Return what tells a model file from others: a digest of its metadata's beginning, with its size and age."""
+    status = path.stat()
+    with path.open("rb") as file:
+        head = file.read(FINGERPRINT_BYTES)
+    return blake2b(head + f"{status.st_size} {status.st_mtime_ns}".encode(), digest_size=32).digest()
 
 
 def _cells(start: Start, model: llama.Model) -> int:

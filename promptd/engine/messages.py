@@ -128,6 +128,16 @@ class EngineStats(msgspec.Struct, frozen=True):
     running: int = 0
     resident: int = 0
     """Conversations with KV cells."""
+    retired: int = 0
+    """Closed conversations whose KV cells are kept for prompts that begin like them."""
+    spilled: int = 0
+    """Times a conversation's cells were saved when they had to leave the KV cache."""
+    restored: int = 0
+    """Times saved cells were put back instead of prefilled."""
+    spill_memory: int = 0
+    """Bytes of saved cells in memory."""
+    spill_disk: int = 0
+    """Bytes of saved cells in files."""
     sequences: int = 0
     """Conversations open."""
     kv_used: int = 0
@@ -148,6 +158,11 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     step_tokens: int
     threads: int | None
     queue: int
+    weights: dict[str, float]
+    spill_memory: int
+    spill_disk: int
+    spill_directory: str | None
+    """An empty directory that only this worker uses."""
     kv_bytes: int | None = None
     """Most bytes the KV cache may take, whatever `kv_tokens` says; None is no limit."""
 
@@ -160,6 +175,10 @@ class Open(msgspec.Struct, frozen=True, tag=True):
     template: Literal["auto", "none"]
     overflow: Literal["shift", "error"]
     transcript: Transcript
+    public: tuple[Message, ...] | None = None
+    """System messages that, with the template around them, may be shared in the KV cache with other guests; None is
+    nothing at all.
+    """
 
 
 class Send(msgspec.Struct, frozen=True, tag=True):

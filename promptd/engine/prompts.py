@@ -23,6 +23,9 @@ MAX_TOKEN_CHARACTERS = 128
 tokenised, which would take seconds.
 """
 
+_PROBES = ("a", "7")
+"""User messages that have no token in common."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -83,6 +86,16 @@ class PromptBuilder:
         if not prompt.tokens:
             raise InvalidArgument("the prompt is empty")
         return prompt
+
+    def preamble(self, system: tuple[Message, ...], opened: float) -> array[int]:
+        """Return the tokens that every conversation with these system messages begins with, whatever is said in it."""
+        openings = [
+            self._tokenizer.encode(
+                self._render(Transcript(opened=opened), [*system, Message("user", text)]), begins=True
+            )
+            for text in _PROBES
+        ]
+        return openings[0][: common_prefix(*openings)]
 
     def _continue(
         self,

@@ -124,13 +124,6 @@ class RawSequences:
             while len(idle) > KEPT_SEQUENCES:
                 self._kv.release(idle.popitem(last=False)[0])
 
-    def residents(self) -> list[Sequence]:
-        """Return all sequences that may hold cells."""
-        return [
-            *(generation.sequence for generation in self.running.values()),
-            *(sequence for idle in self._idle.values() for sequence in idle),
-        ]
-
     def _forget_evicted(self) -> None:
         for guest in list(self._idle):
             idle = self._idle[guest]

@@ -31,7 +31,6 @@ from promptd.engine.messages import (
 from promptd.engine.raw import RawGeneration, RawSequences
 from promptd.engine.sampling import Sampler
 from promptd.engine.scheduler import Scheduler
-from promptd.engine.sequence import Sequence
 from promptd.engine.transcript import TOKEN_CODE
 from promptd.errors import InvalidArgument, PromptdError, TimedOut, TooLarge, code_of
 
@@ -116,10 +115,6 @@ class RawCalls:
         """End a reply with an error."""
         self._let_go(generation)
         return Failed(generation.call, code_of(error).name, str(error))
-
-    def residents(self) -> list[Sequence]:
-        """Return all sequences that may hold cells."""
-        return self._sequences.residents()
 
     def embed(self) -> list[Event]:
         """Work on an embedding for one step."""

@@ -1,18 +1,25 @@
 """Continuous batching: which tokens of which sequences the next step decodes.
 
-The policy: waiting turns are admitted in order while their prompts fit the KV cache; every sequence that is decoding
-gets its one token; what is left of the step's budget goes to prefill, oldest turn first, in chunks. When
-cells run out, idle sequences are evicted, then the youngest running turn is preempted: it waits at the head of the
-queue and is prefilled again, with what it has generated.
+The policy, wherever there is too little for all: the guest that was given least goes first (fairness.py), and of
+its turns the oldest. Waiting turns are admitted while their prompts fit the KV cache; a guest that has no turn running
+may take the place of one of a guest that has several. Every sequence that is decoding gets its one token; what is left
+of the step goes to prefill, in chunks, and while others decode only so much of it that they hardly stall
+(prefill_share.py). A turn whose prompt begins like one that is being prefilled waits for that one's cells and shares
+them. When cells run out, idle sequences are evicted, then the youngest running turn is preempted: it waits before its
+guest's others, and is restored or prefilled again, with what it has generated.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heapreplace
 
+from promptd.engine.fairness import FairShare
 from promptd.engine.generation import Generation
 from promptd.engine.kvcache import KVCache
+from promptd.engine.prefill_share import PrefillShare
 from promptd.engine.sequence import SequenceState
 from promptd.engine.transcript import common_prefix
 from promptd.errors import Busy
@@ -44,8 +51,12 @@ class Counters:
 class Scheduler:
     """The queue of waiting turns and the set of running ones."""
 
-    def __init__(self, kv: KVCache, step_tokens: int, max_waiting: int) -> None:
+    def __init__(
+        self, kv: KVCache, step_tokens: int, max_waiting: int, weights: Mapping[str, float] | None = None
+    ) -> None:
         self._kv = kv
+        self._fair = FairShare(weights or {})
+        self._prefill = PrefillShare(step_tokens)
         self._step_tokens = step_tokens
         self._max_waiting = max_waiting
         self.waiting: deque[Generation] = deque()
@@ -57,8 +68,10 @@ class Scheduler:
         self._admit_waiting()
         if len(self.waiting) >= self._max_waiting:
             raise Busy(
-                f"{len(self.waiting)} prompts are already waiting for this model, which is the limit; try again later"
+                f"{len(self.waiting)} prompts are already waiting for this model, which is the limit;"
+                f" this one would be number {len(self.waiting) + 1}; try again later"
             )
+        self._fair.begin(generation.sequence.guest)
         generation.sequence.state = SequenceState.WAITING
         self.waiting.append(generation)
 
@@ -68,7 +81,10 @@ class Scheduler:
             self.running.remove(generation)
         else:
             self.waiting.remove(generation)
+        for follower in self._followers(generation):
+            self._take_over(follower)
         generation.sequence.state = SequenceState.IDLE
+        self._fair.end(generation.sequence.guest)
         self._kv.park(generation.sequence)
 
     def expired(self, now: float) -> list[Generation]:
@@ -82,22 +98,58 @@ class Scheduler:
     def schedule(self) -> list[Work]:
         """Choose the next step's work and take the cells for it; empty when there is nothing to do."""
         self._admit_waiting()
+        for generation in self.running:
+            self._follow(generation)
+        decoding = [generation for generation in self.running if not _is_prefill(generation)]
+        prefilling = [generation for generation in self.running if _is_prefill(generation) and not generation.leader]
         step: list[Work] = []
-        budget = self._step_tokens
-        for generation in sorted(self.running, key=_is_prefill):
-            if generation in self.running:  # not preempted for one before it
-                budget -= self._take(generation, budget, step)
+        self._serve(decoding, self._step_tokens, step)
+        served = len(step)
+        left = self._prefill.tokens(served, len(_guests(decoding)), len(_guests(prefilling))) if prefilling else 0
+        self._serve(prefilling, left, step)
         if step:
             self.counters.steps += 1
             self.counters.widths[len(step)] += 1
-        if budget == 0:
+        if served < len(decoding):
             self._rotate(step)
         return step
+
+    def measured(self, step: list[Work], seconds: float) -> None:
+        """Note how long a step has taken."""
+        decoding = sum(work.output and work.count == 1 for work in step)
+        self._prefill.observe(decoding, sum(work.count for work in step) - decoding, seconds)
 
     def sampled(self, generation: Generation) -> None:
         """Note that a token was sampled for `generation`, which decodes from now on."""
         generation.sequence.state = SequenceState.DECODE
         self.counters.generated_tokens += 1
+
+    @property
+    def prefill_seconds(self) -> float | None:
+        """Mean seconds a prompt token has taken; None until that was measured."""
+        return self._prefill.token_seconds
+
+    def _serve(self, turns: list[Generation], budget: int, step: list[Work]) -> None:
+        """Give `budget` tokens to running turns: always to the guest that was given least, and to its first turn.
+
+        Of guests on one level the one with fewer tokens to go is first.
+        """
+        queues: dict[str, deque[Generation]] = {}
+        for generation in turns:
+            queues.setdefault(generation.sequence.guest, deque()).append(generation)
+        order = [(self._fair.served(guest), queue[0].sequence.pending, guest) for guest, queue in queues.items()]
+        heapify(order)
+        while order and budget:
+            _, _, guest = order[0]
+            generation = queues[guest].popleft()
+            if generation in self.running:  # not preempted for one before it
+                count = self._take(generation, budget, step)
+                self._fair.charge(guest, count)
+                budget -= count
+            if queues[guest]:
+                heapreplace(order, (self._fair.served(guest), queues[guest][0].sequence.pending, guest))
+            else:
+                heappop(order)
 
     def _take(self, generation: Generation, budget: int, step: list[Work]) -> int:
         """Give a running turn its share of the step; return how many tokens that is."""
@@ -116,6 +168,32 @@ class Scheduler:
             self.counters.prompt_tokens += count
         return count
 
+    def _follow(self, generation: Generation) -> None:
+        """Let a turn go on whose leader has computed what they share, unless there is another to wait for."""
+        while generation.leader is not None:
+            leader, shared = generation.leader
+            if leader.state is SequenceState.PREFILL and leader.computed < shared:
+                return
+            self._take_over(generation)
+            generation.leader = self._kv.leader(generation.sequence)
+
+    def _followers(self, generation: Generation) -> list[Generation]:
+        return [other for other in self.running if other.leader and other.leader[0] is generation.sequence]
+
+    def _take_over(self, follower: Generation) -> None:
+        """Give a turn what the one it waits for has computed for it, and let it wait no longer."""
+        if follower.leader is not None:
+            before = follower.sequence.computed
+            self._kv.follow(follower.sequence, *follower.leader)
+            self._count_cached(follower, follower.sequence.computed - before)
+            follower.leader = None
+
+    def _count_cached(self, generation: Generation, tokens: int) -> None:
+        """Note prompt tokens that were in the cache when the turn began."""
+        if not generation.resumed:
+            generation.cached = (generation.cached or 0) + tokens
+            self.counters.cached_tokens += tokens
+
     def _make_room(self, generation: Generation, cells: int, step: list[Work]) -> bool:
         """Free cells for `generation`, at the cost of younger turns that have no part in the step yet."""
         placed = {work.generation for work in step}
@@ -129,34 +207,58 @@ class Scheduler:
     def _preempt(self, generation: Generation) -> None:
         """Take a running turn's cells and let it wait, before all others."""
         self.running.remove(generation)
-        self._kv.release(generation.sequence)
+        for follower in self._followers(generation):
+            self._take_over(follower)
+        generation.leader = None
+        self._kv.spill(generation.sequence)
         generation.sequence.state = SequenceState.WAITING
         self.waiting.appendleft(generation)
         self.counters.preemptions += 1
 
     def _admit_waiting(self) -> None:
-        while self.waiting and self._admit(self.waiting[0]):
-            pass
+        """Make waiting turns running ones, until one does not get what it needs: it stays the next."""
+        while self.waiting:
+            guests = _guests(self.waiting)
+            guest = min(guests, key=self._fair.served)
+            while not self._admit(guests[guest]):
+                if not self._make_way(guest):
+                    return
+
+    def _make_way(self, guest: str) -> bool:
+        """For a guest with no turn running, preempt the youngest of the guest that has most, if that is several."""
+        turns = Counter(generation.sequence.guest for generation in self.running)
+        if guest in turns or not turns:
+            return False
+        greedy, count = turns.most_common(1)[0]
+        if count < 2:
+            return False
+        own = [generation for generation in self.running if generation.sequence.guest == greedy]
+        self._preempt(max(own, key=lambda generation: generation.call))
+        return True
 
     def _admit(self, generation: Generation) -> bool:
-        """Make the first waiting turn a running one, if it gets a slot, and cells for its whole prompt."""
+        """Make a waiting turn a running one, if it gets a slot, and cells for its whole prompt."""
         sequence, kv = generation.sequence, self._kv
         if not kv.activate(sequence):
             return False
-        if generation.cached is None:  # not a turn that was preempted
+        generation.resumed = generation.cached is not None
+        if not generation.resumed:
             tokens = generation.prompt.tokens
             known = common_prefix(sequence.tokens[: sequence.computed], tokens)
             kv.truncate(sequence, min(known, len(tokens) - 1))
             sequence.tokens = tokens[:]
-        promised = sum(other.sequence.pending for other in self.running)
-        if self.running and kv.free + kv.evictable - promised < sequence.pending:
+        kv.wake(sequence)
+        kv.join(sequence)
+        generation.leader = kv.leader(sequence)
+        promised = sum(_own(other) for other in self.running)
+        needed = promised + _own(generation)
+        if self.running and kv.free < needed and kv.free + kv.evictable < needed:
             kv.park(sequence)
             return False
-        if generation.cached is None:
-            generation.cached = sequence.computed
-            self.counters.cached_tokens += sequence.computed
+        self._count_cached(generation, sequence.computed)
+        kv.announce(sequence)
         sequence.state = SequenceState.PREFILL
-        self.waiting.popleft()
+        self.waiting.remove(generation)
         self.running.append(generation)
         return True
 
@@ -165,6 +267,20 @@ class Scheduler:
         served = {work.generation for work in step}
         if any(generation not in served and not _is_prefill(generation) for generation in self.running):
             self.running.sort(key=lambda generation: generation in served)
+
+
+def _guests(turns: Iterable[Generation]) -> dict[str, Generation]:
+    """Return the first turn of each guest."""
+    first: dict[str, Generation] = {}
+    for generation in turns:
+        first.setdefault(generation.sequence.guest, generation)
+    return first
+
+
+def _own(generation: Generation) -> int:
+    """Return how many cells a turn still needs that no other turn is computing for it."""
+    shared = generation.leader[1] - generation.sequence.computed if generation.leader else 0
+    return generation.sequence.pending - shared
 
 
 def _is_prefill(generation: Generation) -> bool:

@@ -26,7 +26,7 @@ class Sequence:
     the cells are pending.
     """
 
-    __slots__ = ("cells", "guest", "slot", "state", "tokens")
+    __slots__ = ("cells", "guest", "public", "slot", "state", "tokens")
 
     def __init__(self, guest: str, tokens: array[int] | None = None) -> None:
         self.guest = guest
@@ -34,6 +34,8 @@ class Sequence:
         self.cells: list[int] = []
         self.slot: int | None = None
         self.state = SequenceState.IDLE
+        self.public = 0
+        """So many tokens at the beginning are the operator's, and may be shared between guests."""
 
     @property
     def computed(self) -> int:

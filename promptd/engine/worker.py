@@ -10,10 +10,12 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
 
 from promptd.engine.core import Core
-from promptd.engine.loading import load
+from promptd.engine.loading import fingerprint, load
 from promptd.engine.messages import Channel, Command, Event, LoadFailed, ProtocolError, Ready, Start
+from promptd.engine.spill import Spill
 from promptd.errors import PromptdError, code_of
 
 COMMAND_SECONDS = 0.02
@@ -33,8 +35,20 @@ def main(descriptor: int) -> int:
         if not isinstance(start, Start):
             return 2
         try:
+            loaded = load(start)
             core = Core(
-                load(start), step_tokens=start.step_tokens, max_sequences=start.max_sequences, queue=start.queue
+                loaded,
+                step_tokens=start.step_tokens,
+                max_sequences=start.max_sequences,
+                queue=start.queue,
+                weights=start.weights,
+                spill=Spill(
+                    loaded.context,
+                    memory=start.spill_memory,
+                    disk=start.spill_disk,
+                    directory=Path(start.spill_directory) if start.spill_directory else None,
+                    model=fingerprint(Path(start.path)),
+                ),
             )
         except PromptdError as error:
             channel.send(LoadFailed(code_of(error).name, str(error)))

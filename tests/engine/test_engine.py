@@ -70,7 +70,7 @@ def test_greedy_replies_equal_a_plain_loop_over_llama_cpp(
 
 
 def test_a_second_turn_decodes_only_its_new_tokens(engine: Engine, ask: Ask) -> None:
-    conversation = engine.conversation("guest", system=SYSTEM)
+    conversation = engine.conversation("a guest who is new", system=SYSTEM)
     before = engine.stats()
     first = ask(conversation, "Name a fruit.")
     between = engine.stats()
@@ -296,9 +296,11 @@ def test_a_fork_costs_no_prefill_and_both_sides_go_on_alike(engine: Engine, ask:
     assert since(before, after, "kv_used") == since(before, after, "prompt_tokens") == 0
     assert since(before, after, "resident") == 3
     replies = [ask(fork, "Another one.") for fork in forks]
-    assert replies[0] == replies[1] == replies[2] == ask(conversation, "Another one.")
-    new = replies[0].usage.prompt - replies[0].usage.cached
-    assert since(after, engine.stats(), "prompt_tokens") == 4 * new
+    replies.append(ask(conversation, "Another one."))
+    assert {reply.text for reply in replies} == {replies[0].text}
+    new = [reply.usage.prompt - reply.usage.cached for reply in replies]
+    assert new[1:] == [1, 1, 1], "the second asks what the first has asked; one token is decoded for the logits"
+    assert since(after, engine.stats(), "prompt_tokens") == sum(new)
     for fork in forks:
         fork.close()
 
@@ -320,7 +322,7 @@ def test_rewinding_forgets_turns_without_decoding_the_rest_again(engine: Engine,
         conversation.rewind(3)
 
 
-def test_closing_frees_what_a_conversation_holds(engine: Engine, ask: Ask) -> None:
+def test_closing_frees_what_a_conversation_holds_and_leaves_its_cells_to_be_evicted(engine: Engine, ask: Ask) -> None:
     before = engine.stats()
     conversation = engine.conversation("guest")
     ask(conversation, "Hello.")
@@ -331,7 +333,8 @@ def test_closing_frees_what_a_conversation_holds(engine: Engine, ask: Ask) -> No
     conversation.close()
     conversation.close()
     after = engine.stats()
-    assert since(before, after, "sequences") == since(before, after, "kv_used") == 0
+    assert since(before, after, "sequences") == since(before, after, "resident") == 0
+    assert since(before, after, "retired") <= 1
     with pytest.raises(InvalidArgument, match="closed"):
         conversation.send(user("Hi"))
 
@@ -397,7 +400,7 @@ def test_a_full_queue_is_busy_at_once(tiny: Callable[..., Path]) -> None:
     endless = Sampling(temperature=0)
     with Engine(tiny(context=100_000), settings) as engine:
         replies = [engine.conversation("guest").send(user("hello"), endless) for _ in range(3)]
-        with pytest.raises(Busy, match="1 prompts are already waiting"):
+        with pytest.raises(Busy, match=r"1 prompts are already waiting.*would be number 2"):
             engine.conversation("guest").send(user("hello"))
         replies[0].cancel()
         replies[0].result()

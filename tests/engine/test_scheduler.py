@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,23 +24,37 @@ CELLS = 512
 class Driver:
     """A scheduler on a real KV cache, stepped without decoding: the policy is in what is scheduled."""
 
-    def __init__(self, path: Path, *, step_tokens: int = 64, slots: int = 4, queue: int = 8) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        step_tokens: int = 64,
+        slots: int = 4,
+        queue: int = 8,
+        weights: dict[str, float] | None = None,
+    ) -> None:
         llama.start()
         self.model = llama.Model(path, gpu_layers=0)
         context = llama.Context(
             self.model, cells=CELLS, sequences=slots, step_tokens=step_tokens, threads=1, offload=False
         )
         self.kv = KVCache(context, CELLS, slots)
-        self.scheduler = Scheduler(self.kv, step_tokens, queue)
+        self.scheduler = Scheduler(self.kv, step_tokens, queue, weights)
         self.calls = 0
 
-    def submit(self, tokens: int, deadline: float | None = None, sequence: TokenSequence | None = None) -> Generation:
+    def submit(
+        self,
+        tokens: int,
+        deadline: float | None = None,
+        sequence: TokenSequence | None = None,
+        guest: str = "guest",
+    ) -> Generation:
         self.calls += 1
         prompt = array("i", [10 * self.calls] * tokens)
         sampling = Sampling(temperature=0)
         generation = Generation(
             self.calls,
-            sequence or TokenSequence("guest"),
+            sequence or TokenSequence(guest),
             Prompt((), prompt, 0, 0, []),
             sampling,
             sampler_chain(sampling, 300, prompt),
@@ -67,14 +82,14 @@ def drive(tiny: Callable[..., Path]) -> Callable[..., Driver]:
     return lambda **settings: Driver(tiny(context=CELLS), **settings)
 
 
-def test_decoding_comes_first_and_prefill_fills_the_rest_of_a_step(drive: Callable[..., Driver]) -> None:
+def test_decoding_comes_first_and_prefill_fills_a_part_of_the_rest(drive: Callable[..., Driver]) -> None:
     driver = drive(step_tokens=64)
     driver.submit(10)
     driver.submit(20)
     assert driver.shares() == [(1, 10), (2, 20)]
-    driver.submit(100)
-    assert driver.shares() == [(1, 1), (2, 1), (3, 62)]
-    assert driver.shares() == [(1, 1), (2, 1), (3, 38)]
+    driver.submit(12)
+    assert driver.shares() == [(1, 1), (2, 1), (3, 8)]
+    assert driver.shares() == [(1, 1), (2, 1), (3, 4)]
     assert driver.shares() == [(1, 1), (2, 1), (3, 1)]
 
 
@@ -90,7 +105,7 @@ def test_prompts_are_prefilled_in_the_order_they_came(drive: Callable[..., Drive
     for tokens in (50, 50, 50):
         driver.submit(tokens)
     assert driver.shares() == [(1, 50), (2, 14)]
-    assert driver.shares() == [(1, 1), (2, 36), (3, 27)]
+    assert driver.shares() == [(1, 1), (2, 8)]
 
 
 def test_when_a_step_is_too_small_for_all_sequences_take_turns(drive: Callable[..., Driver]) -> None:
@@ -105,7 +120,7 @@ def test_a_turn_beyond_the_running_ones_and_the_queue_is_busy(drive: Callable[..
     driver = drive(queue=2, slots=1)
     for _ in range(3):
         driver.submit(1)
-    with pytest.raises(Busy, match="2 prompts are already waiting"):
+    with pytest.raises(Busy, match=r"2 prompts are already waiting.*would be number 3"):
         driver.submit(1)
 
 
@@ -184,6 +199,70 @@ def test_a_turn_that_is_taken_out_leaves_the_others_as_they_were(drive: Callable
     driver.scheduler.remove(turns[0])
     driver.scheduler.remove(turns[2])
     assert _calls(driver.step()) == [2, 4]
+
+
+def test_of_several_guests_prompts_the_least_served_guest_is_prefilled_first(drive: Callable[..., Driver]) -> None:
+    driver = drive(step_tokens=64)
+    driver.submit(200, guest="long")
+    assert driver.shares() == [(1, 64)]
+    driver.submit(20, guest="short")
+    assert driver.shares() == [(2, 20), (1, 44)], "it need not wait for the long prompt"
+
+
+def test_a_guest_with_many_prompts_gets_one_guests_share_of_prefill(drive: Callable[..., Driver]) -> None:
+    driver = drive(step_tokens=16, slots=8)
+    for _ in range(5):
+        driver.submit(60, guest="many")
+    driver.submit(60, guest="one")
+    served = Counter({1: 0, 6: 0})
+    for _ in range(6):
+        for call, tokens in driver.shares():
+            served[call] += tokens
+    assert served[6] == 48
+    assert sum(served.values()) - served[6] == 48
+
+
+def test_a_weight_is_a_larger_share(drive: Callable[..., Driver]) -> None:
+    driver = drive(step_tokens=16, weights={"big": 3.0})
+    driver.submit(200, guest="small")
+    driver.submit(200, guest="guest/big")
+    served = Counter[int]()
+    for _ in range(8):
+        for call, tokens in driver.shares():
+            served[call] += tokens
+    assert served == {1: 32, 2: 96}
+
+
+def test_waiting_turns_are_admitted_guest_by_guest(drive: Callable[..., Driver]) -> None:
+    driver = drive(slots=1, queue=8)
+    turns = [driver.submit(4, guest=guest) for guest in ("many", "many", "many", "one")]
+    order = []
+    for _ in turns:
+        ((call, _),) = driver.shares()
+        order.append(call)
+        driver.scheduler.remove(turns[call - 1])
+    assert order == [1, 4, 2, 3]
+
+
+def test_a_guest_with_nothing_running_takes_the_place_of_a_guests_second_turn(drive: Callable[..., Driver]) -> None:
+    driver = drive(slots=2)
+    driver.submit(4, guest="many")
+    second = driver.submit(4, guest="many")
+    driver.step()
+    driver.submit(4, guest="one")
+    assert _calls(driver.step()) == [1, 3]
+    assert second.sequence.state is SequenceState.WAITING
+    driver.submit(4, guest="two")
+    assert _calls(driver.step()) == [1, 3], "each has one now; the newcomer waits"
+
+
+def test_when_a_step_is_too_small_guests_not_sequences_take_turns(drive: Callable[..., Driver]) -> None:
+    driver = drive(step_tokens=2, slots=4)
+    for guest in ("many", "many", "many", "one"):
+        driver.submit(1, guest=guest)
+    served = [call for _ in range(30) for call, _ in driver.shares()]
+    assert abs(served.count(4) - 30) <= 2
+    assert {served.count(call) for call in (1, 2, 3)} <= {9, 10, 11}
 
 
 def test_batch_widths_are_counted(drive: Callable[..., Driver]) -> None:

@@ -58,7 +58,7 @@ def test_a_worker_killed_in_mid_reply_fails_the_call_and_the_next_turn_goes_on_t
 ) -> None:
     undisturbed = [ask(conversation := engine.conversation("guest"), "Name a fruit."), ask(conversation, "Another.")]
     conversation = engine.conversation("guest")
-    assert ask(conversation, "Name a fruit.") == undisturbed[0]
+    assert ask(conversation, "Name a fruit.").text == undisturbed[0].text
     reply = conversation.send([Message("user", "Write a very long story.")], LONG)
     next(iter(reply))
     killed = kill_worker(engine)
@@ -284,3 +284,27 @@ def test_the_kv_cache_is_moderate_unless_the_operator_says_otherwise(tiny: Calla
     with Engine(tiny(context=512), context=1000) as engine:
         assert engine.info.context == 512
         assert any("trained for" in warning for warning in engine.info.warnings)
+
+
+def test_a_model_nobody_uses_is_unloaded_and_conversations_go_on_when_it_is_used_again(smollm2: Path, ask: Ask) -> None:
+    with Engine(smollm2, EXACT.model_copy(update={"keep_alive": 0.0})) as engine:
+        pid = engine.stats().worker_pid
+        conversation = engine.conversation("guest")
+        reply = conversation.send([Message("user", "Name a fruit.")], GREEDY)
+        assert reply.result().usage.generated == 16, "it is not unloaded in mid-reply"
+        wait_until(lambda: engine.stats().worker_pid is None)
+        if pid is not None:
+            wait_until(lambda: not is_running(pid))
+        second = ask(conversation, "Another.")
+        assert second.usage.prompt > reply.result().usage.prompt
+        assert engine.stats().worker_starts >= 2
+        for _ in range(client.MAX_CRASHES + 1):
+            wait_until(lambda: engine.stats().worker_pid is None)
+            assert engine.count_tokens("Hello world") == 2, "unloading is no crash"
+
+
+def test_a_model_may_be_kept_forever_and_asking_for_counters_is_no_use(tiny: Callable[..., Path]) -> None:
+    with Engine(tiny(), EXACT.model_copy(update={"keep_alive": -1.0})) as kept:
+        with Engine(tiny(), EXACT.model_copy(update={"keep_alive": 0.2})) as brief:
+            wait_until(lambda: brief.stats().worker_pid is None)
+        assert kept.stats().worker_pid is not None

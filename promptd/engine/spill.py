@@ -1,0 +1,185 @@
+"""Where sequences go that leave the KV cache while their conversations live: their cells' bytes, in memory and then in
+files, until the next turn restores them.
+
+A file is worth no more than its digest: keyed, so that only this worker can have written it, over the model, the
+guest and the tokens it stands for. The directory belongs to the parent process, which removes it with the worker.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from array import array
+from collections import OrderedDict
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Protocol
+
+from promptd.engine.sequence import Sequence
+from promptd.engine.transcript import common_prefix
+
+WORTH_SPILLING = 16
+"""Fewer tokens than this are prefilled in no time."""
+_DIGEST_BYTES = 32
+_SMOOTHING = 0.2
+
+
+class States(Protocol):
+    """llama.cpp's side: the bytes of one sequence's cells."""
+
+    def save(self, sequence: int) -> bytes: ...
+    def restore(self, sequence: int, data: bytes) -> bool: ...
+
+
+@dataclass(slots=True)
+class _Image:
+    """What was saved of a sequence: its tokens, and their cells' bytes here or in a file."""
+
+    tokens: array[int]
+    size: int
+    data: bytes | None
+    path: Path | None = None
+    digest: bytes = b""
+
+
+class Spill:
+    """The saved sequences, the least recently saved first to go from memory to disk, and from there to nowhere."""
+
+    def __init__(self, states: States, *, memory: int, disk: int, directory: Path | None, model: bytes) -> None:
+        """`memory` and `disk` are budgets in bytes; `model` says which model the cells are of."""
+        self._states = states
+        self._memory_budget = memory
+        self._disk_budget = disk if directory is not None else 0
+        self._directory = directory
+        self._model = model
+        self._key = secrets.token_bytes(_DIGEST_BYTES)
+        self._images: OrderedDict[Sequence, _Image] = OrderedDict()
+        self._restore_byte: float | None = None
+        """Mean seconds to restore a byte."""
+        self.prefill_token: float | None = None
+        """Mean seconds to prefill a token instead."""
+        self.memory = 0
+        self.disk = 0
+        self.spilled = 0
+        self.restored = 0
+        self.rejected = 0
+
+    def save(self, sequence: Sequence) -> None:
+        """Keep a copy of the cells of a sequence that is about to lose them, if the budgets allow."""
+        self.drop(sequence)
+        budget = self._memory_budget + self._disk_budget
+        if sequence.slot is None or sequence.computed < WORTH_SPILLING or not budget:
+            return
+        data = self._states.save(sequence.slot)
+        if not data or len(data) > budget:
+            return
+        self._images[sequence] = _Image(sequence.tokens[: sequence.computed], len(data), data)
+        self.memory += len(data)
+        self.spilled += 1
+        self._keep_budgets()
+
+    def usable(self, sequence: Sequence, tokens: array[int], cached: int) -> int:
+        """Return how many first tokens of a prompt a restore would give, 0 where prefilling all beyond `cached` is
+        expected to be cheaper.
+        """
+        image = self._images.get(sequence)
+        if image is None:
+            return 0
+        length = common_prefix(image.tokens, tokens)
+        if self._restore_byte is None or self.prefill_token is None:
+            return length
+        return length if image.size * self._restore_byte < (length - cached) * self.prefill_token else 0
+
+    def cells(self, sequence: Sequence) -> int:
+        """Return how many cells a restore takes."""
+        image = self._images.get(sequence)
+        return len(image.tokens) if image else 0
+
+    def restore(self, sequence: Sequence) -> array[int] | None:
+        """Put the cells of a sequence back into its slot, which holds none; return their tokens, None when that
+        fails.
+        """
+        image = self._images.get(sequence)
+        if image is None or sequence.slot is None:
+            return None
+        began = time.monotonic()
+        data = image.data if image.data is not None else self._read(sequence, image)
+        self.drop(sequence)
+        if data is None or not self._states.restore(sequence.slot, data):
+            self.rejected += 1
+            return None
+        cost = (time.monotonic() - began) / len(data)
+        before = self._restore_byte
+        self._restore_byte = cost if before is None else before + _SMOOTHING * (cost - before)
+        self.restored += 1
+        return image.tokens
+
+    def drop(self, sequence: Sequence) -> None:
+        """Forget what was saved of a sequence."""
+        image = self._images.pop(sequence, None)
+        if image is None:
+            return
+        if image.path is None:
+            self.memory -= image.size
+        else:
+            self.disk -= image.size
+            with suppress(OSError):
+                image.path.unlink()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        for sequence in list(self._images):
+            self.drop(sequence)
+
+    def _keep_budgets(self) -> None:
+        for sequence, image in list(self._images.items()):
+            if self.memory <= self._memory_budget:
+                break
+            if image.path is None:
+                self._to_disk(sequence, image)
+        for sequence, image in list(self._images.items()):
+            if self.disk <= self._disk_budget:
+                break
+            if image.path is not None:
+                self.drop(sequence)
+
+    def _to_disk(self, sequence: Sequence, image: _Image) -> None:
+        """Write an image to a file of its own; forget it where that is not possible."""
+        if image.size > self._disk_budget or self._directory is None or image.data is None:
+            self.drop(sequence)
+            return
+        path = self._directory / secrets.token_hex(16)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(image.data)
+        except OSError:  # a full disk costs a prefill, not a conversation
+            with suppress(OSError):
+                path.unlink()
+            self.drop(sequence)
+            return
+        image.digest = self._digest(sequence, image, image.data)
+        image.path, image.data = path, None
+        self.memory -= image.size
+        self.disk += image.size
+
+    def _read(self, sequence: Sequence, image: _Image) -> bytes | None:
+        """Return the bytes in an image's file if they are those that were written."""
+        assert image.path is not None
+        try:
+            data = image.path.read_bytes()
+        except OSError:
+            return None
+        if not secrets.compare_digest(self._digest(sequence, image, data), image.digest):
+            return None
+        return data
+
+    def _digest(self, sequence: Sequence, image: _Image, data: bytes) -> bytes:
+        digest = blake2b(key=self._key, digest_size=_DIGEST_BYTES)
+        for part in (self._model, sequence.guest.encode("utf-8", "surrogatepass"), image.tokens.tobytes(), data):
+            digest.update(len(part).to_bytes(8, "little"))
+            digest.update(part)
+        return digest.digest()

@@ -12,6 +12,7 @@ from promptd.cli.options import Config, Graphs, Offline, Options, read_settings
 from promptd.cli.output import print_line
 from promptd.config import Settings
 from promptd.errors import InvalidArgument, NotFound
+from promptd.graphs.reference import parse_reference
 
 
 def serve(
@@ -38,6 +39,9 @@ def serve(
         bool, typer.Option("--allow-remote", help="Listen where other machines can connect, asking nobody for a key.")
     ] = False,
     offline: Offline = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Say whether the settings are right, and serve nothing.")
+    ] = False,
 ) -> None:
     """Serve graphs and guests over HTTP, in OpenAI's shape and as sessions, until SIGTERM or Ctrl-C."""
     settings = read_settings(config, graph, option, guest)
@@ -45,11 +49,17 @@ def serve(
     server = settings.server.model_copy(update={key: value for key, value in given.items() if value is not None})
     settings = settings.model_copy(update={"server": server})
     _check(settings)
+    if check:
+        counts = (("graph", settings.graphs), ("guest", settings.guests), ("key", server.keys))
+        print_line("the settings are right: " + ", ".join(_count(len(what), name) for name, what in counts))
+        return
 
     from promptd.graphs.store import Store
     from promptd.server.daemon import Daemon, listen
+    from promptd.server.logs import write_logs
     from promptd.wasm.host import Host
 
+    write_logs(server.log)
     with listen(server.host, server.port, allow_remote=allow_remote or bool(server.keys)) as listener:
         store = Store(offline=offline or None)
         pull_missing(store, [graph.model for graph in settings.graphs.values()])
@@ -62,6 +72,8 @@ def _check(settings: Settings) -> None:
     """Find at the start what would otherwise fail at the first request; raises a PromptdError."""
     if not settings.graphs and not settings.guests:
         raise InvalidArgument("there is nothing to serve: name a graph, for example --graph chat=smollm2, or a --guest")
+    for graph in settings.graphs.values():
+        parse_reference(graph.model)
     for name, guest in settings.guests.items():
         if not guest.file.is_file():
             raise NotFound(f"guest {name}: there is no file {guest.file}")
@@ -70,3 +82,7 @@ def _check(settings: Settings) -> None:
                 raise NotFound(
                     f"guest {name} is granted graph {granted!r}, which is not defined: add --graph {granted}=REF"
                 )
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"

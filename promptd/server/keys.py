@@ -127,6 +127,7 @@ class KeyDoor:
         except (InvalidKey, ScopeMissing, RateLimited) as error:
             await error_response(error, scope["path"])(scope, receive, send)
             return
+        scope["promptd.client"] = client.name
         token = _current.set(client)
         try:
             await self._app(scope, receive, send)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import socket
 from contextlib import closing
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,8 +14,10 @@ from promptd.cli.models import pull_missing
 from promptd.cli.options import Config, Graphs, Offline, Options, read_settings
 from promptd.cli.output import print_line
 from promptd.config import Settings
-from promptd.errors import InvalidArgument, NotFound
+from promptd.errors import InvalidArgument, NotFound, PromptdError
 from promptd.graphs.reference import parse_reference
+
+_log = logging.getLogger(__name__)
 
 
 def serve(
@@ -65,7 +70,13 @@ def serve(
         pull_missing(store, [graph.model for graph in settings.graphs.values()])
         with closing(Host(settings, store=store)) as host:
             host.load_guests()
-            Daemon(host, listener, announce=print_line).run()
+            control = _control(listener)
+            path = None if control is None else Path(control.getsockname())
+            try:
+                Daemon(host, listener, announce=print_line, control=control).run()
+            finally:
+                if path is not None:
+                    path.unlink(missing_ok=True)
 
 
 def _check(settings: Settings) -> None:
@@ -86,3 +97,17 @@ def _check(settings: Settings) -> None:
 
 def _count(number: int, name: str) -> str:
     return f"{number} {name}" if number == 1 else f"{number} {name}s"
+
+
+def _control(listener: socket.socket) -> socket.socket | None:
+    """Return the control socket of a daemon that listens on a port; None, with a warning, where it cannot be had."""
+    from promptd.server.control import control_path
+    from promptd.server.daemon import listen_at
+
+    if listener.family == socket.AF_UNIX:
+        return None
+    try:
+        return listen_at(control_path(listener.getsockname()[1]))
+    except (PromptdError, OSError) as error:
+        _log.warning("promptd ps, stop and logs will not reach this daemon: %s", error)
+        return None

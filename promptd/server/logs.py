@@ -8,6 +8,7 @@ import re
 import secrets
 import sys
 import time
+from collections import deque
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Literal
@@ -18,6 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from promptd.server.metrics import route_of
 
 REQUEST_ID = "X-Request-Id"
+
+RECENT_LINES = 1000
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics", "/v1/engine"})
@@ -30,13 +33,34 @@ _log = logging.getLogger("promptd.request")
 
 def write_logs(form: Literal["console", "json"]) -> None:
     """Write the log of this process to standard error: `json` has one object in each line, from INFO up."""
-    if form == "console":
-        return  # as the command line has set it up
+    logging.getLogger("promptd").addHandler(recent)
+    if form == "console":  # as the command line has set it up; the requests are kept, and not printed
+        level = logging.getLogger().level
+        for printing in logging.getLogger().handlers:
+            printing.setLevel(max(printing.level, level))
+        logging.getLogger("promptd").setLevel(min(level, logging.INFO))
+        return
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(min(root.level, logging.INFO))
+
+
+class Recent(logging.Handler):
+    """Keeps the last lines of the log for `promptd logs`."""
+
+    def __init__(self, form: logging.Formatter) -> None:
+        super().__init__()
+        self.setFormatter(form)
+        self._lines: deque[str] = deque(maxlen=RECENT_LINES)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append(self.format(record))
+
+    def lines(self) -> list[str]:
+        """Return them, the oldest first."""
+        return list(self._lines)
 
 
 class JsonLines(logging.Formatter):
@@ -54,6 +78,10 @@ class JsonLines(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False, default=str)
+
+
+recent = Recent(JsonLines())
+"""The log of this process; `write_logs` connects it."""
 
 
 class LogRequests:

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from serving import PATIENCE_S, serving
+from serving import PATIENCE_S, serving, wait_until
 
 from promptd.config import GraphSettings, Settings
 
@@ -214,3 +214,26 @@ def test_the_log_names_each_request(tmp_path: Path, guest_files: dict[str, Path]
         ("/v1/chat/completions", 500, "my-request.1"),
         ("/v1/models", 200, made),
     ]
+
+
+def test_a_running_daemon_is_asked_through_its_control_socket(tmp_path: Path, smollm2: Path) -> None:
+    config = tmp_path / "promptd.toml"
+    key = f'[[server.keys]]\nname = "a"\nsha256 = "{"0" * 64}"\n'
+    config.write_text(f"[server]\npreload = true\n{key}")
+    with _daemon("--config", str(config), "--graph", f"chat=file:{smollm2}") as (process, http):
+        port = str(http.base_url.port)
+
+        def ask(*words: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run([*COMMAND[:-1], *words, "--port", port], capture_output=True, text=True)
+
+        wait_until(lambda: http.get("/readyz").status_code == 200)
+        assert http.get("/v1/models").status_code == 401
+        assert [engine["graph"] for engine in json.loads(ask("ps", "--json").stdout)] == ["chat"]
+        assert "KV CELLS" in ask("ps").stdout
+        assert ask("stop", "chat").stdout == "chat is unloaded\n"
+        assert json.loads(ask("ps", "--json").stdout) == []
+        assert "no graph 'chat' is loaded" in ask("stop", "chat").stderr
+        assert '"status": 401' in ask("logs").stdout
+        process.terminate()
+        assert _ended(process) == (0, "")
+        assert "no daemon of this user answers" in ask("ps").stderr

@@ -204,6 +204,7 @@ class ServerSettings(_Settings):
     max_connections: Annotated[int, Field(ge=1)] = 4096
     session_idle: Duration = 1800.0
     """Seconds after which a session nobody talks to is closed."""
+    log: Literal["console", "json"] = "console"
     preload: bool = False
     """Load every graph at the start rather than when it is first asked for; `/readyz` answers 503 meanwhile."""
     max_sessions: Annotated[int, Field(ge=1)] = 256

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from promptd.cli import chat, conformance, key, models, run, serve
+from promptd.cli import chat, conformance, control, key, models, run, serve
 from promptd.cli.output import print_error
 from promptd.errors import PromptdError
 
@@ -28,6 +28,9 @@ app.command(context_settings={"allow_interspersed_args": False})(run.run)
 app.command()(chat.chat)
 app.command()(serve.serve)
 app.command()(key.key)
+app.command()(control.ps)
+app.command()(control.stop)
+app.command()(control.logs)
 app.command()(conformance.conformance)
 
 EXIT_FAILURE = 1

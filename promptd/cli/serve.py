@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import socket
 from contextlib import closing
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +14,10 @@ from promptd.cli.models import pull_missing
 from promptd.cli.options import Config, Graphs, Offline, Options, read_settings
 from promptd.cli.output import print_line
 from promptd.config import Settings
-from promptd.errors import InvalidArgument, NotFound
+from promptd.errors import InvalidArgument, NotFound, PromptdError
+from promptd.graphs.reference import parse_reference
+
+_log = logging.getLogger(__name__)
 
 
 def serve(
@@ -38,6 +44,9 @@ def serve(
         bool, typer.Option("--allow-remote", help="Listen where other machines can connect, asking nobody for a key.")
     ] = False,
     offline: Offline = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Say whether the settings are right, and serve nothing.")
+    ] = False,
 ) -> None:
     """Serve graphs and guests over HTTP, in OpenAI's shape and as sessions, until SIGTERM or Ctrl-C."""
     settings = read_settings(config, graph, option, guest)
@@ -45,23 +54,37 @@ def serve(
     server = settings.server.model_copy(update={key: value for key, value in given.items() if value is not None})
     settings = settings.model_copy(update={"server": server})
     _check(settings)
+    if check:
+        counts = (("graph", settings.graphs), ("guest", settings.guests), ("key", server.keys))
+        print_line("the settings are right: " + ", ".join(_count(len(what), name) for name, what in counts))
+        return
 
     from promptd.graphs.store import Store
     from promptd.server.daemon import Daemon, listen
+    from promptd.server.logs import write_logs
     from promptd.wasm.host import Host
 
+    write_logs(server.log)
     with listen(server.host, server.port, allow_remote=allow_remote or bool(server.keys)) as listener:
         store = Store(offline=offline or None)
         pull_missing(store, [graph.model for graph in settings.graphs.values()])
         with closing(Host(settings, store=store)) as host:
             host.load_guests()
-            Daemon(host, listener, announce=print_line).run()
+            control = _control(listener)
+            path = None if control is None else Path(control.getsockname())
+            try:
+                Daemon(host, listener, announce=print_line, control=control).run()
+            finally:
+                if path is not None:
+                    path.unlink(missing_ok=True)
 
 
 def _check(settings: Settings) -> None:
     """Find at the start what would otherwise fail at the first request; raises a PromptdError."""
     if not settings.graphs and not settings.guests:
         raise InvalidArgument("there is nothing to serve: name a graph, for example --graph chat=smollm2, or a --guest")
+    for graph in settings.graphs.values():
+        parse_reference(graph.model)
     for name, guest in settings.guests.items():
         if not guest.file.is_file():
             raise NotFound(f"guest {name}: there is no file {guest.file}")
@@ -70,3 +93,21 @@ def _check(settings: Settings) -> None:
                 raise NotFound(
                     f"guest {name} is granted graph {granted!r}, which is not defined: add --graph {granted}=REF"
                 )
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
+
+
+def _control(listener: socket.socket) -> socket.socket | None:
+    """Return the control socket of a daemon that listens on a port; None, with a warning, where it cannot be had."""
+    from promptd.server.control import control_path
+    from promptd.server.daemon import listen_at
+
+    if listener.family == socket.AF_UNIX:
+        return None
+    try:
+        return listen_at(control_path(listener.getsockname()[1]))
+    except (PromptdError, OSError) as error:
+        _log.warning("promptd ps, stop and logs will not reach this daemon: %s", error)
+        return None

@@ -81,6 +81,16 @@ class Registry(Generic[G]):
             futures = list(self._graphs.items())
         return {name: future.result() for name, future in futures if future.done() and future.exception() is None}
 
+    def unload(self, name: str) -> bool:
+        """Unload what is called `name`; the next `get` loads it again. False when it was not loaded."""
+        with self._lock:
+            future = self._graphs.get(name)
+            if future is None or not future.done() or future.exception() is not None:
+                return False
+            del self._graphs[name]
+        _close(future.result())
+        return True
+
     def close(self) -> None:
         """Unload everything, and refuse to load more; one that is just being loaded is unloaded by its loader.
         Idempotent.

@@ -16,6 +16,7 @@ from promptd.server.conversations import Conversations
 from promptd.server.doors import HostAllowList, Limits
 from promptd.server.errors import install_error_handlers
 from promptd.server.keys import ANYONE, PASSER_BY, KeyDoor
+from promptd.server.logs import LogRequests
 from promptd.server.metrics import CountRequests
 from promptd.server.ollama import ollama_router
 from promptd.server.operation import operation_router
@@ -62,6 +63,7 @@ def create_app(host: Host, turns: Turns, *, names: Iterable[str] = (), local: bo
         )
     app.add_middleware(CountRequests, metrics=turns.metrics)
     app.add_middleware(HostAllowList, names=(*names, *settings.hosts))
+    app.add_middleware(LogRequests)
     app.include_router(chat_router(conversations))
     app.include_router(completions_router(conversations))
     app.include_router(responses_router(conversations))

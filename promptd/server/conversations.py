@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import ParamSpec, Protocol, TypeVar
 
 from promptd.backends.base import Graph, PromptContext, Reply
@@ -213,7 +214,7 @@ class _GuestConversation:
             except BaseException as error:
                 turn.put(as_promptd_error(error))
 
-        self._threads.submit(work)
+        self._threads.submit(copy_context().run, work)
         return turn
 
     def close(self) -> None:
@@ -225,4 +226,5 @@ class _GuestConversation:
 
 
 async def _on(threads: ThreadPoolExecutor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    return await asyncio.get_running_loop().run_in_executor(threads, lambda: function(*args, **kwargs))
+    context = copy_context()  # the log names the request also on the thread
+    return await asyncio.get_running_loop().run_in_executor(threads, lambda: context.run(function, *args, **kwargs))

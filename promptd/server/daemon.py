@@ -12,8 +12,10 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -21,6 +23,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from promptd.errors import InvalidArgument, SecurityDenied
 from promptd.server.app import create_app
 from promptd.server.doors import MAX_HEADER_BYTES, is_loopback
+from promptd.server.keys import OWN_USER
 from promptd.server.turn import Turns
 from promptd.wasm.host import Host
 
@@ -100,14 +103,24 @@ def _is_answered(path: Path) -> bool:
 class Daemon:
     """The server over one host and one listening socket, which its caller closes."""
 
-    def __init__(self, host: Host, listener: socket.socket, *, announce: Callable[[str], None]) -> None:
-        """`announce` gets the line that says where the daemon listens, once it does."""
+    def __init__(
+        self,
+        host: Host,
+        listener: socket.socket,
+        *,
+        announce: Callable[[str], None],
+        control: socket.socket | None = None,
+    ) -> None:
+        """`announce` gets the line that says where the daemon listens, once it does.
+
+        Who comes through the socket file `control` is the daemon's own user, and needs no key.
+        """
         turns = Turns()
         local = listener.family == socket.AF_UNIX or is_loopback(listener.getsockname()[0])
         names = () if local else (socket.getfqdn(),)
         config = uvicorn.Config(
             create_app(host, turns, names=names, local=local),
-            http=_Connection,
+            http=partial(_Connection, control=None if control is None else control.getsockname()),  # type: ignore[arg-type]
             h11_max_incomplete_event_size=MAX_HEADER_BYTES,
             limit_concurrency=host.settings.server.max_connections,
             log_config=None,
@@ -117,14 +130,14 @@ class Daemon:
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=int(DRAIN_S) + _HANGUP_S,
         )
-        self._listener = listener
+        self._listeners = [listener] if control is None else [listener, control]
         self._server = _Server(config, turns, lambda: announce(f"promptd is listening on {_url(listener)}"))
 
     def run(self) -> None:
         """Serve until SIGTERM, SIGINT or `stop`, then drain and return."""
         _raise_file_limit()
         with _signals_survived():
-            self._server.run([self._listener])
+            self._server.run(self._listeners)
 
     def stop(self) -> None:
         """Let `run` drain and return; from any thread."""
@@ -134,8 +147,15 @@ class Daemon:
 class _Connection(H11Protocol):
     """uvicorn's connection, which is closed when its client takes too long to say what it wants."""
 
+    def __init__(self, *args: Any, control: str | None, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._control = control
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        here = transport.get_extra_info("socket")
+        if self._control is not None and here.family == socket.AF_UNIX and here.getsockname() == self._control:
+            self.app_state = {**self.app_state, OWN_USER: True}
         self._await_headers()
 
     def on_response_complete(self) -> None:

@@ -23,6 +23,9 @@ KEY_PREFIX = "pd-"
 _KEY_BYTES = 24
 _MINUTE_S = 60.0
 
+OWN_USER = "own_user"
+"""Set in the state of connections that came through the control socket."""
+
 PUBLIC_PATHS = frozenset({"/healthz", "/readyz"})
 """What is answered without a key: nothing in it tells what is served."""
 
@@ -119,14 +122,16 @@ class KeyDoor:
             await self._app(scope, receive, send)
             return
         try:
-            client = self._client(Headers(scope=scope))
-            if (needed := scope_of(scope["path"])) not in client.scopes:
+            is_own = scope.get("state", {}).get(OWN_USER, False)
+            client = ANYONE if is_own else self._client(Headers(scope=scope))
+            if (needed := scope_of(scope["path"], scope["method"])) not in client.scopes:
                 raise ScopeMissing(needed)
             if scope["method"] != "GET":
                 client.admit()
         except (InvalidKey, ScopeMissing, RateLimited) as error:
             await error_response(error, scope["path"])(scope, receive, send)
             return
+        scope["promptd.client"] = client.name
         token = _current.set(client)
         try:
             await self._app(scope, receive, send)
@@ -144,9 +149,10 @@ class KeyDoor:
         return matching[0]
 
 
-def scope_of(path: str) -> str:
-    """Return the scope a request for `path` needs."""
-    return "admin" if path == "/metrics" or path.startswith("/api/pull") else "chat"
+def scope_of(path: str, method: str = "GET") -> str:
+    """Return the scope a request needs."""
+    unloads = method == "DELETE" and path.startswith("/v1/engine/")
+    return "admin" if unloads or path in ("/metrics", "/v1/logs") or path.startswith("/api/pull") else "chat"
 
 
 def _is_public(scope: Scope) -> bool:

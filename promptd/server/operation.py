@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse, Response
 
+from promptd.errors import NotFound
 from promptd.server.conversations import Conversations
 from promptd.server.engines import EngineView, engine_body, look_at
+from promptd.server.logs import RECENT_LINES, recent
 from promptd.server.metrics import CONTENT_TYPE, Metrics
 from promptd.server.sessions import Sessions
 from promptd.wasm.host import Host
@@ -43,5 +45,16 @@ def operation_router(host: Host, conversations: Conversations, sessions: Session
     async def read_engines() -> dict[str, Any]:
         """Return what the engines of the loaded graphs are doing at this moment."""
         return {"object": "list", "sessions": sessions.count, "data": [engine_body(view) for view in await engines()]}
+
+    @router.delete("/v1/engine/{graph}", status_code=204)
+    async def unload_graph(graph: str) -> None:
+        """Unload a graph; running replies end with an error, and the next prompt loads it again."""
+        if not await asyncio.to_thread(host.unload_graph, graph):
+            raise NotFound(f"no graph {graph!r} is loaded")
+
+    @router.get("/v1/logs")
+    async def read_logs(lines: Annotated[int, Query(ge=1, le=RECENT_LINES)] = 100) -> dict[str, Any]:
+        """Return the last lines of the log."""
+        return {"object": "list", "data": recent.lines()[-lines:]}
 
     return router

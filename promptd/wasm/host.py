@@ -51,6 +51,10 @@ class Host:
         """Return the graphs whose models are loaded, by name."""
         return self._graphs.loaded()
 
+    def unload_graph(self, name: str) -> bool:
+        """Unload a graph until it is asked for again; false when it was not loaded."""
+        return self._graphs.unload(name)
+
     def open_session(self, guest_name: str, *, stdio: Stdio, identity: str) -> Session:
         """Start an instance of the guest of that name, with the grants its settings give it; raises a PromptdError."""
         guest = self._guests.get(guest_name)

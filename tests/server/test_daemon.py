@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -14,7 +15,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from serving import PATIENCE_S, serving
+from serving import PATIENCE_S, serving, wait_until
 
 from promptd.config import GraphSettings, Settings
 
@@ -182,3 +183,57 @@ def test_a_client_that_never_ends_its_headers_is_hung_up_on(monkeypatch: pytest.
             assert slow.recv(1) == b""
         with socket.create_connection(address, timeout=PATIENCE_S) as silent:
             assert silent.recv(1) == b""
+
+
+def test_settings_can_be_checked_without_serving(tmp_path: Path) -> None:
+    config = tmp_path / "promptd.toml"
+    config.write_text('[graphs.one]\nmodel = "echo"\n')
+    done = subprocess.run([*COMMAND, "--config", str(config), "--check"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "the settings are right: 1 graph, 0 guests, 0 keys\n")
+    config.write_text('[graphs.one]\nmodel = "echo"\nwarmth = 1\n')
+    done = subprocess.run([*COMMAND, "--config", str(config), "--check"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "graphs.one.warmth" in done.stderr
+
+
+def test_the_log_names_each_request(tmp_path: Path, guest_files: dict[str, Path]) -> None:
+    config = tmp_path / "promptd.toml"
+    config.write_text('[graphs.one]\nmodel = "echo"\n[server]\nlog = "json"\n')
+    with _daemon("--config", str(config), "--guest", f"handler={guest_files['handler']}") as (process, http):
+        body = {"model": "guest/handler", "messages": [{"role": "user", "content": "*"}]}
+        headers = {"X-Request-Id": "my-request.1"}
+        assert http.post("/v1/chat/completions", json=body, headers=headers).headers["X-Request-Id"] == "my-request.1"
+        made = http.get("/v1/models", headers={"X-Request-Id": "no good"}).headers["X-Request-Id"]
+        assert made.startswith("req_")
+        http.get("/healthz")
+        process.terminate()
+        _, errors = _ended(process)
+    lines = [json.loads(line) for line in errors.splitlines()]
+    requests = [line for line in lines if line["logger"] == "promptd.request"]
+    assert [(line["route"], line["status"], line["request_id"]) for line in requests] == [
+        ("/v1/chat/completions", 500, "my-request.1"),
+        ("/v1/models", 200, made),
+    ]
+
+
+def test_a_running_daemon_is_asked_through_its_control_socket(tmp_path: Path, smollm2: Path) -> None:
+    config = tmp_path / "promptd.toml"
+    key = f'[[server.keys]]\nname = "a"\nsha256 = "{"0" * 64}"\n'
+    config.write_text(f"[server]\npreload = true\n{key}")
+    with _daemon("--config", str(config), "--graph", f"chat=file:{smollm2}") as (process, http):
+        port = str(http.base_url.port)
+
+        def ask(*words: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run([*COMMAND[:-1], *words, "--port", port], capture_output=True, text=True)
+
+        wait_until(lambda: http.get("/readyz").status_code == 200)
+        assert http.get("/v1/models").status_code == 401
+        assert [engine["graph"] for engine in json.loads(ask("ps", "--json").stdout)] == ["chat"]
+        assert "KV CELLS" in ask("ps").stdout
+        assert ask("stop", "chat").stdout == "chat is unloaded\n"
+        assert json.loads(ask("ps", "--json").stdout) == []
+        assert "no graph 'chat' is loaded" in ask("stop", "chat").stderr
+        assert '"status": 401' in ask("logs").stdout
+        process.terminate()
+        assert _ended(process) == (0, "")
+        assert "no daemon of this user answers" in ask("ps").stderr

@@ -1,0 +1,85 @@
+"""`promptd ps`, `stop` and `logs`: what a running daemon does, over its control socket."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from promptd.cli.output import print_json, print_line, print_table
+from promptd.errors import NotFound, RuntimeFailure
+from promptd.graphs.sizes import human_size
+
+Port = Annotated[int, typer.Option("--port", metavar="PORT", help="The port of the daemon.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+_DEFAULT_PORT = 8040
+
+
+def ps(port: Port = _DEFAULT_PORT, as_json: AsJson = False) -> None:
+    """List the models a running daemon has loaded, and what they are doing."""
+    engines = _ask(port, "GET", "/v1/engine")["data"]
+    if as_json:
+        print_json(engines)
+        return
+    rows = [
+        (
+            engine["graph"],
+            engine["model"],
+            engine["device"],
+            human_size(engine["memory"]["worker_resident"]),
+            str(engine["running"]),
+            str(engine["queue"]),
+            f"{engine['kv']['used']}/{engine['kv']['cells']}",
+        )
+        for engine in engines
+    ]
+    print_table(("GRAPH", "MODEL", "DEVICE", "MEMORY", "RUNNING", "QUEUE", "KV CELLS"), rows)
+
+
+def stop(name: Annotated[str, typer.Argument(metavar="GRAPH")], port: Port = _DEFAULT_PORT) -> None:
+    """Unload a graph of a running daemon; its replies end with an error, its next prompt loads it again."""
+    _ask(port, "DELETE", f"/v1/engine/{name}")
+    print_line(f"{name} is unloaded")
+
+
+def logs(
+    port: Port = _DEFAULT_PORT, lines: Annotated[int, typer.Option("-n", min=1, help="How many lines.")] = 100
+) -> None:
+    """Print the last lines of a running daemon's log."""
+    for line in _ask(port, "GET", f"/v1/logs?lines={lines}")["data"]:
+        print_line(line)
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP over a socket file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=30)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(str(self._path))
+
+
+def _ask(port: int, method: str, target: str) -> dict[str, Any]:
+    """Return the daemon's answer; raises NotFound when none runs there, RuntimeFailure with the error it answers."""
+    from promptd.server.control import control_path
+
+    connection = _Connection(control_path(port))
+    try:
+        connection.request(method, target)
+        response = connection.getresponse()
+        body = json.loads(response.read() or b"{}")
+    except OSError as error:
+        raise NotFound(f"no daemon of this user answers on port {port}: start one with `promptd serve`") from error
+    finally:
+        connection.close()
+    if response.status >= 400:
+        raise RuntimeFailure(body["error"]["message"])
+    return dict(body)

@@ -91,3 +91,25 @@ def test_a_reader_that_goes_away_ends_the_guest(start: Start) -> None:
     process.stdout.close()
     assert b"BrokenPipeError" in process.stderr.read()
     assert process.wait(30) == 1
+
+
+SHORT_LIVES = """
+import threading
+from promptd.wasm.control import Control
+from promptd.wasm.idle import Idle
+from promptd.wasm.stdio import Stdin, Stdio, Streams
+
+streams, end = Streams(Stdio(Stdin.LINES), 0), threading.Event()
+threads = [threading.Thread(target=end.wait) for _ in range(64)]
+for thread in threads:
+    thread.start()
+end.set()
+for thread in threads:
+    thread.join()
+print(any(Idle(streams, Control("guest"), thread, lambda: True).waits() for thread in threads))
+"""
+
+
+def test_guests_that_end_before_anyone_looks_at_them_leave_the_process_alive() -> None:
+    done = subprocess.run([sys.executable, "-c", SHORT_LIVES], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "False\n", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import time
 from pathlib import Path
 
@@ -62,6 +63,12 @@ def test_a_file_that_is_not_there_is_not_found(runtime: Runtime, tmp_path: Path)
         runtime.load(tmp_path / "missing.wasm")
     with pytest.raises(NotFound, match=r"cannot read the guest file .*: Is a directory"):
         runtime.load(tmp_path)
+
+
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(runtime: Runtime, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "guest.wasm")
+    with pytest.raises(InvalidEncoding, match=r"guest\.wasm is no regular file"):
+        runtime.load(tmp_path / "guest.wasm")
 
 
 NOT_OFFERED = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,11 @@ MEMORIES_LIMIT = 16
 
 TRIAL_MEMORY = 256 * 1024**2
 TRIAL_TICKS = 50
-"""Bytes of memory and epoch ticks the start functions of a component may use when its imports are tried out."""
+"""Bytes of memory, shared out among its memories, and epoch ticks the start functions of a component may use each time
+its imports are tried out."""
+
+Try = Callable[[Callable[[], int]], int]
+"""Calls a function that runs a guest's code, for a limited time."""
 
 
 @dataclass(frozen=True)
@@ -77,23 +82,22 @@ class Guest:
         return bool(self.imports) or (self.core is not None and self.core.wants_graphs)
 
 
-def load_guest(engine: Engine, cache: CompileCache | None, settings: str, path: Path, name: str | None = None) -> Guest:
+def load_guest(engine: Engine, cache: CompileCache | None, settings: str, path: Path, name: str, trial: Try) -> Guest:
     """Read, validate and compile the guest in `path`, or take it from `cache`; `settings` are the engine's, for the
     cache's key.
 
     Raises NotFound without such a file, InvalidEncoding when it is not valid WebAssembly, UnsupportedOperation when it
-    exports nothing to run, or imports what promptd does not offer.
+    exports nothing to run, or imports what promptd does not offer, and what `trial` raises.
     """
     content, format = read_guest(path)
     code = _compiled(engine, cache, settings, path, content, format)
     digest = hashlib.sha256(content).hexdigest()
-    name = name or path.stem
     if isinstance(code, Module):
         core = inspect_module(engine, path, code)
         return Guest(name, path, digest, format, code, run="_start", is_handler=False, core=core)
     imports = tuple(_imports(engine, path, code))
     run, is_handler = _exports(engine, path, code)
-    memories = _link(engine, path, code, imports)
+    memories = trial(lambda: _link(engine, path, code, imports))
     return Guest(name, path, digest, format, code, run, is_handler, imports, memories)
 
 
@@ -196,7 +200,7 @@ def _link(engine: Engine, path: Path, code: Component, imports: tuple[Import, ..
     for memories in range(1, MEMORIES_LIMIT + 1):
         with Store(engine) as store:
             store.set_wasi(WasiConfig())
-            store.set_limits(TRIAL_MEMORY, memories=memories)
+            store.set_limits(TRIAL_MEMORY // memories, memories=memories)
             store.set_epoch_deadline(TRIAL_TICKS)
             try:
                 linker.instantiate(store, code)

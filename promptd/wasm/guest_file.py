@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from pathlib import Path
 from typing import Literal
 
@@ -35,7 +37,7 @@ def read_guest(path: Path) -> tuple[bytes, Format]:
     Raises NotFound where there is no such file, InvalidEncoding where it holds no WebAssembly.
     """
     try:
-        content = path.read_bytes()
+        content = _read_regular(path)
     except FileNotFoundError:
         raise NotFound(f"there is no guest file {path}") from None
     except OSError as error:
@@ -50,6 +52,14 @@ def read_guest(path: Path) -> tuple[bytes, Format]:
             f"{path} is WebAssembly of an unknown version {content[4:8].hex(' ')}; build it with current tools"
         )
     return content, layer
+
+
+def _read_regular(path: Path) -> bytes:
+    # Without O_NONBLOCK, to open a FIFO is to wait for its writer.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise InvalidEncoding(f"{path} is no regular file; a guest is a .wasm file")
+        return file.read()
 
 
 def _from_text(path: Path, content: bytes) -> bytes:

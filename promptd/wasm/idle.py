@@ -40,6 +40,9 @@ _TASKS = Path("/proc/self/task")
 _TOKIO = "tokio-rt-worker"
 """The name of all threads of wasmtime's tokio runtime."""
 
+_CLOCK_OF_THREAD = 4 | 2
+"""`CPUCLOCK_PERTHREAD_MASK | CPUCLOCK_SCHED` of Linux's include/linux/posix-timers_types.h."""
+
 
 class Idle:
     """Watches one guest thread and one input pipe."""
@@ -96,11 +99,12 @@ class Idle:
 
 
 def _clock_of(thread: threading.Thread) -> int:
-    """Return the processor clock of a thread that has just been started."""
-    try:
-        return time.pthread_getcpuclockid(thread.ident or 0)
-    except OSError:
-        return -1
+    """Return the processor clock of a thread that has been started, and may have ended.
+
+    It is what `pthread_getcpuclockid` returns, made from the number the thread has in the kernel: that function reads
+    the thread's own memory, and ends the process with SIGSEGV where the thread has ended and its stack is unmapped.
+    """
+    return ~(thread.native_id or 0) << 3 | _CLOCK_OF_THREAD
 
 
 def _parked(call: list[str]) -> bool:

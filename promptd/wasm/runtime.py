@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from wasmtime import Config, Engine
 
-from promptd.errors import Busy
+from promptd.errors import Busy, UnsupportedOperation
 from promptd.wasm import fixes
 from promptd.wasm.cache import CompileCache
+from promptd.wasm.call import Call
 from promptd.wasm.guest import Guest, load_guest
 
 DEADLINE_TICK_S = 0.01
@@ -21,8 +24,17 @@ DEADLINE_TICK_S = 0.01
 SETTINGS = "epoch_interruption=1 threads=0 gc=0"
 """What `_engine` configures, as a part of the compile cache's key."""
 
-SLEEPERS_LIMIT = 64
-"""Most stopped guests that may still sleep in a WASI call: wasmtime cannot interrupt it, so thread and memory stay."""
+SLEEPERS_LIMIT = 16
+"""Most stopped instances of one guest that may still sleep in a WASI call: wasmtime cannot interrupt it, so thread and
+memory stay."""
+
+ALL_SLEEPERS_LIMIT = 512
+"""The same for all guests together; so that one guest cannot keep the others from running, many times the other."""
+
+TRIAL_S = 5.0
+"""What a guest may take to be tried out when it is loaded."""
+
+T = TypeVar("T")
 
 
 def _engine() -> Engine:
@@ -45,7 +57,7 @@ class Runtime:
         self._lock = threading.Lock()
         self._busy = threading.Event()
         self._running = 0
-        self._sleepers = 0
+        self._sleepers: Counter[str] = Counter()
         self._closed = False
         self._ticker: threading.Thread | None = None
 
@@ -53,19 +65,43 @@ class Runtime:
         """Return the guest in `path`, compiled or from the cache; `name` is what errors and logs call it.
 
         Raises NotFound without such a file, InvalidEncoding when it is not valid WebAssembly, UnsupportedOperation when
-        it exports nothing to run, or imports what promptd does not offer.
+        it exports nothing to run, imports what promptd does not offer, or sleeps in its start functions.
         """
-        with self.running():
-            return load_guest(self.engine, self._cache, SETTINGS, path, name)
+        guest = name or path.stem
+        return load_guest(self.engine, self._cache, SETTINGS, path, guest, lambda work: self._try(guest, path, work))
+
+    def _try(self, guest: str, path: Path, work: Callable[[], T]) -> T:
+        """Return what `work` returns, which runs code of the guest."""
+        ended = threading.Event()
+
+        def on_guest_thread() -> T:
+            with self.running(guest):
+                return work()
+
+        call = Call(on_guest_thread, ended.set, f"trial-{guest}")
+        if not ended.wait(TRIAL_S) and call.leave(lambda: self.count_sleeper(guest, -1)):
+            self.count_sleeper(guest, 1)
+            raise UnsupportedOperation(
+                f"{path} sleeps while it is instantiated: its start functions took more than {TRIAL_S:g} s; "
+                "move that work into the function promptd calls"
+            )
+        if call.error is not None:
+            raise call.error
+        value: T = call.value
+        return value
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """Advance the epoch while a guest runs in the block; Busy when too many stopped guests are still asleep."""
+    def running(self, guest: str) -> Iterator[None]:
+        """Advance the epoch while `guest` runs in the block; Busy when too many stopped instances are still asleep."""
         with self._lock:
-            if self._sleepers >= SLEEPERS_LIMIT:
+            asleep, of_all = self._sleepers[guest], self._sleepers.total()
+            if asleep >= SLEEPERS_LIMIT:
                 raise Busy(
-                    f"{self._sleepers} stopped guests still sleep inside a WASI call; restart promptd to be rid of them"
+                    f"{asleep} stopped instances of guest {guest} still sleep inside a WASI call; "
+                    "it can run again when one wakes, or promptd is restarted"
                 )
+            if of_all >= ALL_SLEEPERS_LIMIT:
+                raise Busy(f"{of_all} stopped guests still sleep inside a WASI call; restart promptd to be rid of them")
             self._running += 1
             self._busy.set()
             if self._ticker is None:
@@ -79,10 +115,10 @@ class Runtime:
                 if not self._running:
                     self._busy.clear()
 
-    def count_sleeper(self, change: int) -> None:
-        """Note that a stopped guest is left asleep (1), or has woken and gone (-1)."""
+    def count_sleeper(self, guest: str, change: int) -> None:
+        """Note that a stopped instance of `guest` is left asleep (1), or has woken and gone (-1)."""
         with self._lock:
-            self._sleepers += change
+            self._sleepers[guest] += change
 
     @property
     def guests(self) -> int:
@@ -92,7 +128,8 @@ class Runtime:
     @property
     def sleepers(self) -> int:
         """Stopped guests whose thread is still inside a WASI call."""
-        return self._sleepers
+        with self._lock:
+            return self._sleepers.total()
 
     def close(self) -> None:
         """End the ticker; guests that still run are no longer stopped by it."""

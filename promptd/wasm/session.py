@@ -18,6 +18,7 @@ from typing import Any
 from promptd.backends.base import Graph
 from promptd.chat import Message, Usage
 from promptd.errors import Busy, InvalidArgument, PromptdError, UnsupportedOperation
+from promptd.wasm.call import Call
 from promptd.wasm.control import Control
 from promptd.wasm.grants import Grant
 from promptd.wasm.guest import Guest
@@ -36,39 +37,7 @@ STOP_GRACE_S = 0.5
 LOOK_S = 0.001
 """How often a turn looks whether the guest waits for its next line."""
 
-
 _INHERITED = Stdio()
-
-
-class _Call:
-    """Work of a guest on a thread of its own."""
-
-    def __init__(self, work: Callable[[], Any], ended: Callable[[], None], name: str) -> None:
-        self._lock = threading.Lock()
-        self._clean_up: Callable[[], None] | None = None
-        self.done = False
-        self.value: Any = None
-        self.error: BaseException | None = None
-        self.thread = threading.Thread(target=self._run, args=(work, ended), name=name, daemon=True)
-        self.thread.start()
-
-    def _run(self, work: Callable[[], Any], ended: Callable[[], None]) -> None:
-        try:
-            self.value = work()
-        except BaseException as error:
-            self.error = error
-        with self._lock:
-            self.done = True
-        ended()
-        if self._clean_up:
-            self._clean_up()
-
-    def leave(self, clean_up: Callable[[], None]) -> bool:
-        """Let the thread call `clean_up` when it ends one day; False when its work has ended already."""
-        with self._lock:
-            if not self.done:
-                self._clean_up = clean_up
-            return not self.done
 
 
 class Session:
@@ -95,7 +64,7 @@ class Session:
         self._control = Control(guest.name, self._streams.wake)
         self._nn = Nn(guest.name, grant, graphs, self._control, self._streams.write_partial, identity)
         self._instance: GuestInstance | None = None
-        self._call: _Call | None = None
+        self._call: Call | None = None
         self._idle: Idle | None = None
         self._calling = threading.Lock()
         self._closed = False
@@ -174,7 +143,7 @@ class Session:
             self._nn.close()
             self._streams.close()
             if self._call is not None and self._call.leave(self._wake_up):
-                self._runtime.count_sleeper(1)
+                self._runtime.count_sleeper(self.guest.name, 1)
             else:
                 self._free()
 
@@ -222,15 +191,15 @@ class Session:
         if self._stdin is Stdin.LINES:
             self._idle = Idle(self._streams, self._control, call.thread, lambda: self._runtime.guests == 1)
 
-    def _begin(self, work: Callable[[GuestInstance], Any]) -> _Call:
+    def _begin(self, work: Callable[[GuestInstance], Any]) -> Call:
         def on_guest_thread() -> Any:
-            with self._runtime.running():
+            with self._runtime.running(self.guest.name):
                 if self._instance is None:
                     engine, control = self._runtime.engine, self._control
                     self._instance = GuestInstance(engine, self.guest, self._grant, self._streams, control, self._nn)
                 return work(self._instance)
 
-        self._call = _Call(on_guest_thread, self._streams.wake, f"guest-{self.guest.name}")
+        self._call = Call(on_guest_thread, self._streams.wake, f"guest-{self.guest.name}")
         return self._call
 
     def _serve(self, *, until_idle: bool) -> bool:
@@ -304,4 +273,4 @@ class Session:
     def _wake_up(self) -> None:
         """Free what a guest left asleep has held till now."""
         self._free()
-        self._runtime.count_sleeper(-1)
+        self._runtime.count_sleeper(self.guest.name, -1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,12 @@ def test_a_file_that_is_not_there_is_not_found(runtime: Runtime, tmp_path: Path)
         runtime.load(tmp_path / "missing.wasm")
     with pytest.raises(NotFound, match=r"cannot read the guest file .*: Is a directory"):
         runtime.load(tmp_path)
+
+
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(runtime: Runtime, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "guest.wasm")
+    with pytest.raises(InvalidEncoding, match=r"guest\.wasm is no regular file"):
+        runtime.load(tmp_path / "guest.wasm")
 
 
 NOT_OFFERED = {
@@ -167,3 +175,38 @@ def test_start_functions_that_never_end_do_not_hold_up_loading(runtime: Runtime,
         + ")"
     )
     assert runtime.load(path).is_command
+
+
+def sleeping_start(seconds: int) -> str:
+    return f"""(component
+  (import "wasi:io/poll@0.2.0" (instance $poll
+    (export "pollable" (type $p (sub resource)))
+    (export "[method]pollable.block" (func (param "self" (borrow $p))))))
+  (alias export $poll "pollable" (type $pollable))
+  (import "wasi:clocks/monotonic-clock@0.2.0" (instance $clock
+    (alias outer 1 $pollable (type $p0)) (export "pollable" (type $p (eq $p0)))
+    (export "subscribe-duration" (func (param "when" u64) (result (own $p))))))
+  (core func $after (canon lower (func $clock "subscribe-duration")))
+  (core func $block (canon lower (func $poll "[method]pollable.block")))
+  (core module $m
+    (import "" "after" (func $after (param i64) (result i32)))
+    (import "" "block" (func $block (param i32)))
+    (func $s (call $block (call $after (i64.const {seconds}_000_000_000))))
+    (start $s)
+    (func (export "run") (result i32) (i32.const 0)))
+  (core instance $main (instantiate $m (with "" (instance
+    (export "after" (func $after)) (export "block" (func $block))))))
+  {wat.RUN})"""
+
+
+def test_a_start_function_that_sleeps_in_wasi_is_refused(
+    runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("promptd.wasm.runtime.TRIAL_S", 0.2)
+    path = tmp_path / "guest.wat"
+    path.write_text(sleeping_start(2))
+    with pytest.raises(UnsupportedOperation, match=r"guest\.wat sleeps while it is instantiated: .* more than 0\.2 s"):
+        runtime.load(path)
+    assert runtime.sleepers == 1
+    while runtime.sleepers:
+        time.sleep(0.05)

@@ -91,3 +91,50 @@ def test_a_reader_that_goes_away_ends_the_guest(start: Start) -> None:
     process.stdout.close()
     assert b"BrokenPipeError" in process.stderr.read()
     assert process.wait(30) == 1
+
+
+SHORT_LIVES = """
+import threading
+from promptd.wasm.control import Control
+from promptd.wasm.idle import Idle
+from promptd.wasm.stdio import Stdin, Stdio, Streams
+
+streams, end = Streams(Stdio(Stdin.LINES), 0), threading.Event()
+threads = [threading.Thread(target=end.wait) for _ in range(64)]
+for thread in threads:
+    thread.start()
+end.set()
+for thread in threads:
+    thread.join()
+print(any(Idle(streams, Control("guest"), thread, lambda: True).waits() for thread in threads))
+"""
+
+
+def test_guests_that_end_before_anyone_looks_at_them_leave_the_process_alive() -> None:
+    done = subprocess.run([sys.executable, "-c", SHORT_LIVES], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "False\n", "")
+
+
+LOAD = """
+import resource, sys
+from pathlib import Path
+from promptd.wasm.runtime import Runtime
+
+Runtime().load(Path(sys.argv[1]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def test_the_memories_of_a_component_share_what_it_gets_while_it_is_loaded(tmp_path: Path) -> None:
+    grasping = """(core module $m
+      (memory 1)
+      (func $s
+        (if (i32.ne (memory.grow (i32.const 1600)) (i32.const -1))
+          (then (memory.fill (i32.const 0) (i32.const 1) (i32.const 104857600)))))
+      (start $s))"""
+    path = tmp_path / "guest.wat"
+    ten = "(core instance (instantiate $m))" * 10
+    path.write_text(wat.ECHO_LINES.replace("(component", f"(component {grasping} {ten}", 1))
+    done = subprocess.run([sys.executable, "-c", LOAD, path], capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert int(done.stdout) < 256 + 150

@@ -215,6 +215,22 @@ def test_a_guest_asleep_in_wasi_does_not_hold_its_caller_past_the_deadline(host:
         threading.Event().wait(0.05)
 
 
+def test_a_guest_that_sleeps_too_often_is_refused_and_holds_up_no_other(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("promptd.wasm.runtime.SLEEPERS_LIMIT", 1)
+    sleeper, other = host.load(SLEEPER, "sleeper"), host.load(wat.ECHO_LINES, "other")
+    with host.open(sleeper, deadline=0.1).session as session, pytest.raises(GuestDeadline):
+        session.run()
+    with pytest.raises(Busy, match="1 stopped instances of guest sleeper still sleep inside a WASI call"):
+        host.run(sleeper)
+    assert host.run(other, stdin=b"hello") == (0, "hello")
+    while host.runtime.sleepers:
+        threading.Event().wait(0.05)
+    with host.open(sleeper, deadline=0.1).session as session, pytest.raises(GuestDeadline):
+        session.run()
+
+
 def test_a_running_guest_is_stopped_from_another_thread(host: Host) -> None:
     opened = host.open(
         wat.command(

@@ -1,78 +1,39 @@
 """The onnx backend: graphs that onnxruntime executes, asked through the tensor interface.
 
-onnxruntime runs in promptd's own process, not in a worker as GGUF models do: a call costs microseconds and all graphs
-share one bounded memory arena. Every model file is checked by `onnx_model` first, and never reaches other files or
-custom operator libraries. What crashes onnxruntime still takes the process with it, and a guest's input can be enough:
-onnxruntime 1.32 aborts when DFT or STFT gets a scalar, which a model that declares no rank for its input lets through.
+Each graph has a worker process of its own, since a guest's model or input can be enough to crash onnxruntime (1.32
+aborts when DFT or STFT gets a scalar, which a model that declares no rank for its input lets through) or to take all
+memory. A worker that dies takes nothing else with it, and is started again at the next call. Every model file is
+checked by `onnx_model` first, and never reaches other files or custom operator libraries.
 
-Inputs go by the model's names or by position ("0", "1"; the required ones first, then those with a default), outputs
-come in the model's order. wasi-nn has no booleans: a `bool` tensor travels as U8 with bytes 0 and 1. A graph with
-inputs or outputs of other types (strings, INT8, sequences) loads, and refuses to compute.
+Inputs are checked here, by what the model declares (`onnx_ports`); outputs come in the model's order. A graph with
+inputs or outputs of types that wasi-nn has not (strings, INT8, sequences) loads, and refuses to compute.
 """
 
 from __future__ import annotations
 
-import ctypes
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from math import prod
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Literal, NoReturn
 
-from promptd.backends.onnx_model import choose_providers, load_session, onnxruntime, run_error, session_options
+from promptd.backends.onnx_link import Call, Worker
+from promptd.backends.onnx_messages import Load
+from promptd.backends.onnx_model import memory_limit
+from promptd.backends.onnx_ports import Port, bind
 from promptd.chat import ChatOptions
-from promptd.errors import (
-    InvalidArgument,
-    InvalidEncoding,
-    RuntimeFailure,
-    TimedOut,
-    TooLarge,
-    UnsupportedOperation,
-)
-from promptd.tensor import NamedTensor, Tensor, TensorType
-
-T = TypeVar("T")
+from promptd.errors import RuntimeFailure, TimedOut, TooLarge, UnsupportedOperation
+from promptd.tensor import NamedTensor, Tensor
 
 BYTES_LIMIT = 32 * 1024**2
 """Bytes of a model that does not come from a file, unless the caller says otherwise."""
 
-_ONNX_TYPES = {
-    "tensor(float16)": (TensorType.FP16, 10),
-    "tensor(float)": (TensorType.FP32, 1),
-    "tensor(double)": (TensorType.FP64, 11),
-    "tensor(bfloat16)": (TensorType.BF16, 16),
-    "tensor(uint8)": (TensorType.U8, 2),
-    "tensor(int32)": (TensorType.I32, 6),
-    "tensor(int64)": (TensorType.I64, 7),
-    "tensor(bool)": (TensorType.U8, 9),
-}
-"""onnxruntime's name of a tensor type to ours, and to the number in TensorProto.DataType of onnx.proto."""
-
-
-@dataclass(frozen=True, slots=True)
-class Port:
-    """An input or output as the model declares it."""
-
-    name: str
-    onnx_type: str
-    """onnxruntime's name of the type, e.g. `tensor(float)`."""
-    shape: tuple[int | str | None, ...] | None
-    """Each dimension is a size, a name that stands for one size, or None for any; None for all is any rank."""
-    required: bool = True
-
-    @property
-    def element(self) -> tuple[TensorType, int]:
-        """The wasi-nn type and onnx's number; raises UnsupportedOperation where wasi-nn has no such type."""
-        if self.onnx_type not in _ONNX_TYPES:
-            raise UnsupportedOperation(f"{self.name!r} is a {self.onnx_type}, which no wasi-nn tensor can carry")
-        return _ONNX_TYPES[self.onnx_type]
-
-    def __str__(self) -> str:
-        """Return the declaration as error messages show it, e.g. `FP32 [batch, 3, ?]`."""
-        shape = "of any shape" if self.shape is None else _shape_text(self.shape)
-        return f"{self.element[0].value} {shape}"
+MAX_CRASHES = 3
+CRASH_WINDOW_S = 30.0
+"""After this many crashes within the window the worker is not started again until the oldest is further back."""
 
 
 class OnnxGraph:
@@ -90,35 +51,44 @@ class OnnxGraph:
 
         `deadline` is a `time.monotonic()` value. Raises TimedOut past it, TooLarge for too many bytes or too little
         memory, NotFound for a missing file, InvalidEncoding for what is not ONNX, UnsupportedOperation for operators
-        onnxruntime lacks, and SecurityDenied or InvalidArgument for a model that reaches for files it may not have.
+        onnxruntime lacks, SecurityDenied or InvalidArgument for a model that reaches for files it may not have, and
+        RuntimeFailure for a model that crashes onnxruntime.
         """
         if isinstance(model, bytes) and len(model) > limit:
             raise TooLarge(f"this ONNX model is {len(model)} bytes; one that is given as bytes may be {limit} at most")
-        providers, warning = choose_providers(target, onnxruntime().get_available_providers())
-        options = session_options()
-        session, unranked = _by(
-            deadline,
-            lambda: load_session(model, providers, options),
-            "onnxruntime was loading the model",
-            lambda: options.set_load_cancellation_flag(True),
-        )
-        if providers[0] not in session.get_providers():
-            warning = f"onnxruntime could not start its {providers[0]}, so this graph runs on the CPU"
-        self.warnings: tuple[str, ...] = (warning,) if warning else ()
-        """Sentences for the operator about what is not as asked."""
-        try:
-            self.inputs = (
-                *(_port(node, unranked) for node in session.get_inputs()),
-                *(_port(node, unranked, required=False) for node in session.get_overridable_initializers()),
-            )
-            self.outputs = tuple(_port(node) for node in session.get_outputs())
-        except UnicodeDecodeError as error:
-            raise InvalidEncoding(
-                "this ONNX model is not valid: the name of an input or output is not UTF-8"
-            ) from error
-        self._session: Any = session
-        self._running: dict[_Run, OnnxExecution] = {}
+        if deadline is not None and deadline <= time.monotonic():
+            raise TimedOut("the deadline passed before onnxruntime was loading the model")
+        path = str(model.absolute()) if isinstance(model, Path) else None
+        self._memory = memory_limit(model)
+        self._load = Load(path, target, self._memory)
+        self._bytes = () if isinstance(model, Path) else (model,)
+        self._running: dict[Call, OnnxExecution] = {}
+        self._crashes: deque[float] = deque(maxlen=MAX_CRASHES)
+        self._last_cause = ""
+        self._closed = False
         self._lock = threading.Lock()
+        self._starting = threading.Lock()
+        self._worker = Worker(self._load, self._bytes)
+        self._workers = [self._worker]
+        weakref.finalize(self, _hang_up, self._workers)
+        self._loaded = self._worker.open(deadline)
+        self.warnings: tuple[str, ...] = (self._loaded.warning,) if self._loaded.warning else ()
+        """Sentences for the operator about what is not as asked."""
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        """What the model takes, the required ones first."""
+        return self._loaded.inputs
+
+    @property
+    def outputs(self) -> tuple[Port, ...]:
+        """What the model gives, in its order."""
+        return self._loaded.outputs
+
+    @property
+    def worker_pid(self) -> int | None:
+        """The worker process; None while there is none."""
+        return self._worker.pid
 
     def prompt_context(self, guest: str, options: ChatOptions = ChatOptions()) -> NoReturn:
         raise UnsupportedOperation("an ONNX graph takes tensors, not prompts; open an execution context on it")
@@ -131,15 +101,15 @@ class OnnxGraph:
 
     def close(self) -> None:
         with self._lock:
-            self._session = None
-        self.stop(None)
+            self._closed = True
+        self._worker.kill("was ended, because the graph was closed")
 
-    def stop(self, context: OnnxExecution | None) -> None:
-        """End the running computes of `context`, or of all for None, once the operators they are in are done."""
+    def stop(self, context: OnnxExecution) -> None:
+        """End the running computes of `context`, once the operators they are in are done."""
         with self._lock:
-            for run, owner in self._running.items():
-                if context in (owner, None):
-                    run.stop()
+            calls = [call for call, owner in self._running.items() if owner is context]
+        for call in calls:
+            call.stop()
 
     def compute(
         self, context: OnnxExecution, inputs: Sequence[NamedTensor], deadline: float | None
@@ -148,18 +118,70 @@ class OnnxGraph:
         kinds = [port.element[0] for port in self.outputs]
         names = [port.name for port in self.outputs]
         feeds = bind(self.inputs, inputs)
-        run = _Run()
+        if sum(len(data) for _, data in feeds) > self._memory:
+            raise TooLarge(f"the inputs are larger than the {self._memory // 1024**2} MiB the ONNX graph may take")
+        self._check_open()
+        if deadline is not None and deadline <= time.monotonic():
+            raise TimedOut("the deadline passed before the ONNX graph was computing")
+        call = Call(self._living_worker(deadline))
         with self._lock:
-            session = self._session
-            if session is None:
-                raise RuntimeFailure("this ONNX graph is closed")
-            self._running[run] = context
+            self._check_open()
+            self._running[call] = context
         try:
-            values = _by(deadline, lambda: run.start(session, names, feeds), "the ONNX graph was computing", run.stop)
+            shapes, data = call.run(names, feeds, deadline)
+        except RuntimeFailure as error:
+            if self._closed:
+                raise RuntimeFailure("the ONNX graph or context was closed while it computed") from error
+            raise
         finally:
             with self._lock:
-                del self._running[run]
-        return [(name, _tensor(kind, value)) for name, kind, value in zip(names, kinds, values, strict=True)]
+                del self._running[call]
+        if [prod(shape) * kind.item_size for shape, kind in zip(shapes, kinds, strict=False)] != [*map(len, data)]:
+            raise RuntimeFailure("the worker process of the ONNX graph answered with what are not its outputs")
+        return [
+            (name, Tensor(shape, kind, one)) for name, kind, shape, one in zip(names, kinds, shapes, data, strict=True)
+        ]
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeFailure("this ONNX graph is closed")
+
+    def _living_worker(self, deadline: float | None) -> Worker:
+        """Return the worker, a new one if the last has died; raises RuntimeFailure when it crashed too often."""
+        if self._worker.alive:
+            return self._worker
+        if not self._starting.acquire(timeout=-1.0 if deadline is None else max(0.0, deadline - time.monotonic())):
+            raise TimedOut("the deadline passed while onnxruntime was loading the model")
+        try:
+            if self._worker.alive:
+                return self._worker
+            self._count_crash(self._worker)
+            worker = Worker(self._load, self._bytes)
+            self._workers[:] = [worker]
+            loaded = worker.open(deadline)
+            if (loaded.inputs, loaded.outputs) != (self.inputs, self.outputs):
+                worker.kill("was ended, because the model file has changed")
+                raise RuntimeFailure("the ONNX model file has changed since the graph was loaded; restart promptd")
+            self._worker = worker
+        finally:
+            self._starting.release()
+        if self._closed:
+            worker.kill("was ended, because the graph was closed")
+        return worker
+
+    def _count_crash(self, worker: Worker) -> None:
+        """Note how a worker ended, once; raises RuntimeFailure when that happened too often of late."""
+        if worker.crashed:
+            worker.crashed = False
+            self._crashes.append(time.monotonic())
+            self._last_cause = str(worker.lost())
+        now = time.monotonic()
+        recent = [crash for crash in self._crashes if now - crash < CRASH_WINDOW_S]
+        if len(recent) >= MAX_CRASHES:
+            raise RuntimeFailure(
+                f"{self._last_cause}, {len(recent)} times within {CRASH_WINDOW_S:g} s;"
+                f" it is started again in {recent[0] + CRASH_WINDOW_S - now:.0f} s at the earliest"
+            )
 
 
 class OnnxExecution:
@@ -173,134 +195,21 @@ class OnnxExecution:
 
         Raises InvalidArgument for inputs the model does not take, UnsupportedOperation for a model with types outside
         wasi-nn, TimedOut past the `time.monotonic()` value `deadline`, TooLarge when memory does not suffice, and
-        RuntimeFailure. onnxruntime stops between operators: after TimedOut one long operator may go on for a while.
+        RuntimeFailure. onnxruntime stops between operators: one that goes on for a second after TimedOut is killed
+        with its worker, which ends the graph's other running calls with RuntimeFailure.
         """
         if self._graph is None:
             raise RuntimeFailure("this execution context is closed")
         return self._graph.compute(self, inputs, deadline)
 
     def close(self) -> None:
-        """End a running compute with RuntimeFailure, once the operator it is in is done. Idempotent."""
+        """End a running compute with RuntimeFailure, as at a deadline. Idempotent."""
         graph, self._graph = self._graph, None
         if graph is not None:
             graph.stop(self)
 
 
-class _Run:
-    """One call of onnxruntime, which another thread can stop."""
-
-    def __init__(self) -> None:
-        self._options = onnxruntime().RunOptions()
-        self._options.log_severity_level = (
-            4  # A failure comes back as an exception; a guest's needs no line in the log.
-        )
-        self._options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-
-    def start(self, session: Any, names: list[str], feeds: Mapping[str, Any]) -> list[Any]:
-        try:
-            return list(session.run_with_ort_values(names, feeds, self._options))
-        except Exception as error:
-            if self._options.terminate:
-                raise RuntimeFailure("the ONNX graph or context was closed while it computed") from error
-            raise run_error(error) from error
-
-    def stop(self) -> None:
-        self._options.terminate = True
-
-
-def bind(ports: Sequence[Port], inputs: Sequence[NamedTensor]) -> dict[str, Any]:
-    """Return onnxruntime's values for `inputs` by the model's names; raises InvalidArgument, UnsupportedOperation."""
-    names = {port.name: port for port in ports}
-    positions = {str(index): port for index, port in enumerate(ports)}
-    given: dict[str, str] = {}
-    sizes: dict[str, tuple[int, str]] = {}
-    feeds = {}
-    for name, tensor in inputs:
-        port = names.get(name) or positions.get(name)
-        if port is None:
-            known = ", ".join(map(repr, names)) or "none"
-            raise InvalidArgument(f"the model has no input {name!r}; its inputs are: {known}")
-        if port.name in given:
-            raise InvalidArgument(f"input {port.name!r} is given twice, as {given[port.name]!r} and as {name!r}")
-        given[port.name] = name
-        feeds[port.name] = _value(port, tensor, sizes)
-    for port in ports:
-        if port.required and port.name not in given:
-            raise InvalidArgument(f"input {port.name!r} is missing; the model expects {port}")
-    return feeds
-
-
-def _value(port: Port, tensor: Tensor, sizes: dict[str, tuple[int, str]]) -> Any:
-    """Return `tensor` as onnxruntime's value for `port`; `sizes` keeps each named dimension and its first input."""
-    import numpy
-
-    kind, onnx_type = port.element
-    if tensor.type is not kind:
-        raise InvalidArgument(f"input {port.name!r} is {tensor.type.value}, but the model expects {port}")
-    tensor.check(port.name)
-    shape = tensor.dimensions
-    if port.shape == () and shape == (1,):
-        shape = ()  # The doc comment on `tensor-dimensions` in wasi-nn.wit asks for `[1]` where there is one value.
-    if port.shape is not None and not _fits(shape, port.shape):
-        raise InvalidArgument(f"input {port.name!r} has shape {_shape_text(shape)}, but the model expects {port}")
-    for size, declared in zip(shape, port.shape or (), strict=False):
-        if isinstance(declared, str):
-            first, by = sizes.setdefault(declared, (size, port.name))
-            if size != first:
-                raise InvalidArgument(
-                    f"input {port.name!r} has {size} for dimension {declared!r}, but input {by!r} has {first}"
-                )
-    if port.onnx_type == "tensor(bool)" and tensor.data.translate(None, b"\x00\x01"):
-        raise InvalidArgument(f"input {port.name!r} is boolean to the model, so each byte must be 0 or 1")
-    try:
-        array = numpy.frombuffer(tensor.data, f"<u{kind.item_size}").reshape(shape)
-    except ValueError as error:
-        raise InvalidArgument(
-            f"input {port.name!r} has shape {_shape_text(shape)}, beyond what arrays can have"
-        ) from error
-    return onnxruntime().OrtValue.ortvalue_from_numpy_with_onnx_type(array, onnx_type)
-
-
-def _tensor(kind: TensorType, value: Any) -> Tensor:
-    """Return a copy of an output. numpy has no BF16, so the bytes are read from where onnxruntime has them."""
-    size = value.tensor_size_in_bytes()
-    data = ctypes.string_at(value.data_ptr(), size) if size else b""
-    return Tensor(tuple(value.shape()), kind, data)
-
-
-def _port(node: Any, unranked: frozenset[str] = frozenset(), *, required: bool = True) -> Port:
-    return Port(node.name, node.type, None if node.name in unranked else tuple(node.shape), required)
-
-
-def _fits(shape: tuple[int, ...], declared: tuple[int | str | None, ...]) -> bool:
-    return len(shape) == len(declared) and all(
-        size == wanted for size, wanted in zip(shape, declared, strict=True) if isinstance(wanted, int)
-    )
-
-
-def _shape_text(shape: Iterable[int | str | None]) -> str:
-    return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
-
-
-def _by(deadline: float | None, call: Callable[[], T], doing: str, stop: Callable[[], None]) -> T:
-    """Return `call()`; past the deadline ask it to `stop`, and raise TimedOut without waiting until it has."""
-    if deadline is None:
-        return call()
-    if deadline <= time.monotonic():
-        raise TimedOut(f"the deadline passed before {doing}")
-    future: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=work, name="onnx", daemon=True).start()
-    try:
-        return future.result(max(0.0, deadline - time.monotonic()))
-    except TimeoutError as error:
-        raise TimedOut(f"the deadline passed while {doing}") from error
-    finally:
-        if not future.done():
-            stop()
+def _hang_up(workers: list[Worker]) -> None:
+    """End the workers of a graph that nobody has any more."""
+    for worker in workers:
+        worker.hang_up()

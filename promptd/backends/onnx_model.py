@@ -36,7 +36,10 @@ MAX_THREADS = 4
 """Threads one graph computes with at most: the cores are shared with guests, other graphs and llama.cpp."""
 
 MEMORY_SHARE = 0.5
-"""How much of the machine's memory the weights and tensors of all ONNX graphs may take together."""
+"""How much of the machine's memory the weights and tensors of one of the operator's ONNX graphs may take."""
+
+GUEST_MODEL_MEMORY = 1024**3
+"""Bytes that weights and tensors of a model given as bytes may take."""
 
 GPU_PROVIDERS = ("CUDAExecutionProvider", "CoreMLExecutionProvider")
 
@@ -90,6 +93,8 @@ class ModelFacts:
 
 _log = logging.getLogger(__name__)
 _setting_up = threading.Lock()
+_memory = 0
+"""Bytes that the sessions of this process may take; see `set_memory`."""
 
 
 def load_session(model: Path | bytes, providers: list[str], options: Any) -> tuple[Any, frozenset[str]]:
@@ -131,15 +136,26 @@ def choose_providers(target: str, available: Iterable[str]) -> tuple[list[str], 
     )
 
 
-def memory_limit() -> int:
-    """Return how many bytes the weights and tensors of all ONNX graphs may take together."""
-    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * MEMORY_SHARE)
+def memory_limit(model: Path | bytes) -> int:
+    """Return how many bytes the weights and tensors of `model` may take."""
+    machine = int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * MEMORY_SHARE)
+    return machine if isinstance(model, Path) else min(machine, GUEST_MODEL_MEMORY)
 
 
 def onnxruntime() -> Any:
-    """Return onnxruntime, imported when first needed, with its log and its memory set up for the whole process."""
+    """Return onnxruntime, imported when first needed, with its log set up for the whole process."""
     with _setting_up:
         return _set_up()
+
+
+def set_memory(limit: int) -> None:
+    """Let the sessions made in this process after this take at most `limit` bytes together."""
+    global _memory
+    runtime = onnxruntime()
+    place = runtime.OrtMemoryInfo("Cpu", runtime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, runtime.OrtMemType.DEFAULT)
+    arena = runtime.OrtArenaCfg({"max_mem": limit, "arena_extend_strategy": 1})  # 1: as much as is asked for.
+    runtime.create_and_register_allocator(place, arena)
+    _memory = limit
 
 
 def run_error(error: Exception) -> PromptdError:
@@ -279,9 +295,6 @@ def _set_up() -> Any:
     if level is None:
         del os.environ["ORT_LOGGING_LEVEL"]
     runtime.set_default_logger_callback(_on_log, 2)
-    place = runtime.OrtMemoryInfo("Cpu", runtime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, runtime.OrtMemType.DEFAULT)
-    arena = runtime.OrtArenaCfg({"max_mem": memory_limit(), "arena_extend_strategy": 1})  # 1: as much as is asked for.
-    runtime.create_and_register_allocator(place, arena)
     return runtime
 
 
@@ -331,7 +344,7 @@ def _is_memory(text: str) -> bool:
 
 
 def _memory_error() -> TooLarge:
-    return TooLarge(f"the ONNX graphs need more memory than the {memory_limit() // 1024**2} MiB they may take together")
+    return TooLarge(f"the ONNX graph needs more memory than the {_memory // 1024**2} MiB it may take")
 
 
 def _reason(error: Exception) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import sys
 from contextlib import closing
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -53,6 +56,17 @@ def serve(
         with closing(Host(settings, store=store)) as host:
             host.load_guests()
             Daemon(host, listener, announce=print_line).run()
+    _end()
+
+
+def _end() -> NoReturn:
+    """Exit with 0, and wait for no thread: one may hang for ever, in a file system or in a guest that sleeps.
+
+    The interpreter would wait for those of the server's pools, and would pull the ground from under those of wasmtime.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def _check(settings: Settings) -> None:

@@ -7,6 +7,11 @@ import socket
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated
+=======
+import os
+import sys
+from contextlib import closing
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -77,6 +82,17 @@ def serve(
             finally:
                 if path is not None:
                     path.unlink(missing_ok=True)
+    _end()
+
+
+def _end() -> NoReturn:
+    """Exit with 0, and wait for no thread: one may hang for ever, in a file system or in a guest that sleeps.
+
+    The interpreter would wait for those of the server's pools, and would pull the ground from under those of wasmtime.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def _check(settings: Settings) -> None:

@@ -87,6 +87,19 @@ def test_sigterm_ends_long_replies_with_an_error_and_leaves_no_process(
         assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
 
 
+def test_a_signal_ends_the_daemon_though_a_thread_of_it_hangs(tmp_path: Path) -> None:
+    model = tmp_path / "model.gguf"
+    model.touch()
+    with _daemon("--graph", f"stuck=file:{model}") as (process, http):
+        model.unlink()
+        os.mkfifo(model)  # whoever opens it waits for a writer that never comes
+        body = {"model": "stuck", "messages": [{"role": "user", "content": "hi"}]}
+        with pytest.raises(httpx2.ReadTimeout):
+            http.post("/v1/chat/completions", json=body, timeout=1)
+        process.terminate()
+        assert _ended(process)[0] == 0
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -147,6 +147,7 @@ class Server:
             self._send(LoadFailed(code_of(TooLarge()).name, "there is too little memory to load this ONNX model"))
             return
         del blobs
+        self._threads.submit(int)  # so that there is one thread, however little memory is left
         self._send(loaded)
         while True:
             command, blobs = self._channel.receive()
@@ -194,11 +195,15 @@ class Server:
         options.log_severity_level = 4  # A failure comes back as an exception; a guest's needs no line in the log.
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         self._runs[run.call] = options
+        with suppress(RuntimeError):  # no other thread can be started; the run waits for one that is there
+            self._threads.submit(self._run_or_exit, run, blobs, options)
+
+    def _run_or_exit(self, run: Run, blobs: list[bytes], options: Any) -> None:
+        """Run, and answer or end: a call without an answer would wait for ever."""
         try:
-            self._threads.submit(self._run, run, blobs, options)
-        except RuntimeError:  # no thread can be started; the run waits for one that is there, if there is one
-            if not self._threads._threads:
-                self._end(run.call, RuntimeFailure("no thread could be started for the ONNX graph"))
+            self._run(run, blobs, options)
+        except BaseException:
+            os._exit(1)
 
     def _run(self, run: Run, blobs: list[bytes], options: Any) -> None:
         """Compute, and send the results from where onnxruntime has them: numpy has no BF16."""

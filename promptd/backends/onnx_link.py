@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from pathlib import Path
 
@@ -146,6 +146,9 @@ class Call:
                 worker.send(Stop(self._number))
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             return self.future.result(left)
+        except _NotSent as error:
+            worker.calls.pop(self._number, None)
+            raise TimedOut("the deadline passed while the ONNX graph was computing") from error
         except TimeoutError as error:
             self.stop()
             raise TimedOut("the deadline passed while the ONNX graph was computing") from error
@@ -154,14 +157,18 @@ class Call:
         """End the run once the operator it is in is done; or with its process, when that takes too long."""
         self._stopped = True
         if not self.future.done() and self._worker.alive:
-            timer = threading.Timer(OBEY_SECONDS, self._insist)
-            timer.daemon = True
-            timer.start()
-            self._worker.send(Stop(self._number), (), time.monotonic() + OBEY_SECONDS)
+            threading.Thread(target=self._insist, name="promptd-onnx", daemon=True).start()
 
     def _insist(self) -> None:
+        with suppress(TimeoutError):
+            self._worker.send(Stop(self._number), (), time.monotonic() + 2 * OBEY_SECONDS)
+            wait([self.future], OBEY_SECONDS)
         if self._number in self._worker.calls:
             self._worker.kill("was ended, because another call on it did not end at its deadline or when it was closed")
+
+
+class _NotSent(TimeoutError):
+    """The deadline passed before a message could be sent."""
 
 
 class Worker:
@@ -199,12 +206,25 @@ class Worker:
         """Send; nothing when the worker is gone, since every call is told of that. TimeoutError past the deadline."""
         left = -1.0 if deadline is None else max(0.0, deadline - time.monotonic())
         if not self._send_lock.acquire(timeout=left):
-            raise TimeoutError("another message is being sent")
+            raise _NotSent
         try:
             self._channel.send(message, blobs, deadline)
-        except TimeoutError:  # half of a frame is sent, and nothing can follow it
-            self.kill("was ended, because it did not read what it was sent")
+        except TimeoutError:  # nothing can follow half of a frame
+            threading.Thread(target=self._send_rest, name="promptd-onnx", daemon=True).start()
             raise
+        except OSError:
+            self.hang_up()
+        except BaseException:
+            self._send_lock.release()
+            raise
+        self._send_lock.release()
+
+    def _send_rest(self) -> None:
+        """End a frame whose sender has given up on it, for the other calls' sake, and the turn to send with it."""
+        try:
+            self._channel.send_rest(time.monotonic() + OBEY_SECONDS)
+        except TimeoutError:
+            self.kill("was ended, because it did not read what it was sent")
         except OSError:
             pass
         finally:

@@ -115,6 +115,8 @@ class TensorChannel(Generic[M]):
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder: msgspec.msgpack.Decoder[M] = msgspec.msgpack.Decoder(receives)
         self._limit = limit
+        self._unsent: list[memoryview] = []
+        """What is left of the frame being sent, the next part last."""
 
     def send(self, message: Command | Event, blobs: Sequence[Buffer] = (), deadline: float | None = None) -> None:
         """Write one frame; OSError when the other side is gone, TimeoutError when it did not take it in time."""
@@ -125,6 +127,12 @@ class TensorChannel(Generic[M]):
             *(memoryview(blob) for blob in blobs),
         ]
         parts.reverse()
+        self._unsent = parts
+        self.send_rest(deadline)
+
+    def send_rest(self, deadline: float | None) -> None:
+        """Go on with a frame that was not taken in time."""
+        parts = self._unsent
         while parts:
             sent = self._write(parts[: -_VECTORS - 1 : -1], deadline)
             while parts and sent >= len(parts[-1]):

@@ -8,6 +8,7 @@ would wait for each time; a fork takes milliseconds, and its child has nothing o
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import os
 import resource
@@ -61,6 +62,16 @@ REQUEST = struct.Struct("<q")
 """To the forking process: 0 with a socket asks for a child, whose id is the answer; an id asks for that child's end,
 and the wait status is the answer."""
 
+SMALLEST_MODEL = (
+    b"\x08\x08"  # ir_version
+    b"\x3a\x2b"  # graph: a node, its name, an input and an output
+    b"\x0a\x10\x0a\x01x\x12\x01y\x22\x08Identity"
+    b"\x12\x01g"
+    b"\x5a\x09\x0a\x01x\x12\x04\x0a\x02\x08\x01"
+    b"\x62\x09\x0a\x01y\x12\x04\x0a\x02\x08\x01"
+    b"\x42\x04\x0a\x00\x10\x11"  # opset_import
+)
+
 _PR_SET_PDEATHSIG = 1
 """linux/prctl.h"""
 
@@ -71,7 +82,7 @@ def main(descriptor: int) -> int:
     _die_with_parent()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     control = socket.socket(fileno=descriptor)
-    onnxruntime()
+    _warm_up()
     own = os.getpid()
     while True:
         try:
@@ -136,6 +147,7 @@ class Server:
             self._send(LoadFailed(code_of(TooLarge()).name, "there is too little memory to load this ONNX model"))
             return
         del blobs
+        self._threads.submit(int)  # so that there is one thread, however little memory is left
         self._send(loaded)
         while True:
             command, blobs = self._channel.receive()
@@ -183,11 +195,15 @@ class Server:
         options.log_severity_level = 4  # A failure comes back as an exception; a guest's needs no line in the log.
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         self._runs[run.call] = options
+        with suppress(RuntimeError):  # no other thread can be started; the run waits for one that is there
+            self._threads.submit(self._run_or_exit, run, blobs, options)
+
+    def _run_or_exit(self, run: Run, blobs: list[bytes], options: Any) -> None:
+        """Run, and answer or end: a call without an answer would wait for ever."""
         try:
-            self._threads.submit(self._run, run, blobs, options)
-        except RuntimeError:  # no thread can be started; the run waits for one that is there, if there is one
-            if not self._threads._threads:
-                self._end(run.call, RuntimeFailure("no thread could be started for the ONNX graph"))
+            self._run(run, blobs, options)
+        except BaseException:
+            os._exit(1)
 
     def _run(self, run: Run, blobs: list[bytes], options: Any) -> None:
         """Compute, and send the results from where onnxruntime has them: numpy has no BF16."""
@@ -231,6 +247,16 @@ class _Forward(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._server.send_log(record.levelno, record.getMessage())
+
+
+def _warm_up() -> None:
+    """Do what every child would do first: onnxruntime registers its operators when it makes its first session."""
+    options = session_options()
+    options.intra_op_num_threads = 1  # which starts no thread
+    with suppress(Exception):
+        onnxruntime().InferenceSession(SMALLEST_MODEL, options, providers=["CPUExecutionProvider"])
+    gc.collect()
+    gc.freeze()  # a collection in a child would copy all pages there are
 
 
 def limit_address_space(headroom: int) -> None:

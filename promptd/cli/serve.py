@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import logging
-import socket
-from contextlib import closing
-from pathlib import Path
-from typing import Annotated
-=======
 import os
+import socket
 import sys
 from contextlib import closing
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer

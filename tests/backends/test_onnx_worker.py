@@ -191,9 +191,23 @@ class TestLimits:
         assert graph.worker_pid is not None
         os.kill(graph.worker_pid, signal.SIGSTOP)
         large = Tensor((2**23,), TensorType.U8, bytes(2**23))
+        worker = graph.worker_pid
         with pytest.raises(TimedOut):
             graph.execution_context("guest").compute([("x", large)], deadline=time.monotonic() + 0.2)
+        assert gone(worker)
+        while graph.worker_pid is not None:
+            time.sleep(0.02)
         assert graph.execution_context("guest").compute([("x", large)]) == [("y", large)]
+
+    def test_a_deadline_amid_a_large_input_ends_that_call_alone(self):
+        graph = OnnxGraph(models.identity(["n"], TensorProto.UINT8))
+        worker = graph.worker_pid
+        large = Tensor((2**28,), TensorType.U8, bytes(2**28))
+        with pytest.raises(TimedOut):
+            graph.execution_context("guest").compute([("x", large)], deadline=time.monotonic() + 0.01)
+        small = Tensor((3,), TensorType.U8, b"abc")
+        assert graph.execution_context("another").compute([("x", small)]) == [("y", small)]
+        assert graph.worker_pid == worker
 
     def test_secrets_of_the_parent_stay_with_the_parent(self, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("PROMPTD_TEST_SECRET", "hush")

@@ -87,13 +87,21 @@ def test_sigterm_ends_long_replies_with_an_error_and_leaves_no_process(
         assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
 
 
-def test_a_signal_ends_the_daemon_though_a_thread_of_it_hangs(tmp_path: Path) -> None:
-    model = tmp_path / "model.gguf"
-    model.touch()
-    with _daemon("--graph", f"stuck=file:{model}") as (process, http):
-        model.unlink()
-        os.mkfifo(model)  # whoever opens it waits for a writer that never comes
-        body = {"model": "stuck", "messages": [{"role": "user", "content": "hi"}]}
+SLEEPER = """(module
+  (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (func (export "_start")
+    (i32.store (i32.const 16) (i32.const 1))  ;; the monotonic clock, in an hour
+    (i64.store (i32.const 24) (i64.const 3600000000000))
+    (drop (call $poll (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 128)))))
+"""
+
+
+def test_a_signal_ends_the_daemon_though_a_guest_sleeps_where_nothing_wakes_it(tmp_path: Path) -> None:
+    guest = tmp_path / "sleeper.wat"
+    guest.write_text(SLEEPER)
+    with _daemon("--guest", f"sleeper={guest}") as (process, http):
+        body = {"model": "guest/sleeper", "messages": [{"role": "user", "content": "hi"}]}
         with pytest.raises(httpx2.ReadTimeout):
             http.post("/v1/chat/completions", json=body, timeout=1)
         process.terminate()

@@ -8,13 +8,13 @@ from pathlib import Path
 from promptd.backends.base import Graph
 from promptd.config import EngineSettings, GraphSettings
 from promptd.errors import InvalidEncoding, NotFound
-from promptd.graphs.gguf import read_gguf
 
 Open = Callable[[Path, GraphSettings, EngineSettings], Graph]
 
 
 def _ggml(path: Path, settings: GraphSettings, engine: EngineSettings) -> Graph:
     from promptd.backends.ggml import GgmlGraph
+    from promptd.graphs.gguf import read_gguf
 
     read_gguf(path)  # files from strangers have crashed llama.cpp, which would see this one next
     return GgmlGraph(path, settings, engine)

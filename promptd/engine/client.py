@@ -25,6 +25,7 @@ from promptd.config import EngineSettings
 from promptd.engine.conversation import Conversation
 from promptd.engine.link import Link
 from promptd.engine.messages import (
+    MAX_TOKEN_CHARACTERS,
     Accepted,
     Cancel,
     Close,
@@ -50,7 +51,6 @@ from promptd.engine.messages import (
     Tokenize,
     Tokenized,
 )
-from promptd.engine.prompts import MAX_TOKEN_CHARACTERS
 from promptd.engine.rawreply import RawReply
 from promptd.engine.transcript import TOKEN_CODE, Transcript
 from promptd.errors import BY_NAME, PromptdError, RuntimeFailure, TooLarge

@@ -22,6 +22,11 @@ MAX_FRAME_BYTES = 256 * 1024**2
 _LENGTH_BYTES = 4
 _RECEIVE_BYTES = 256 * 1024
 
+MAX_TOKEN_CHARACTERS = 128
+"""Hardly a token is longer, so a text with more than this for each token of the context is refused without being
+tokenised, which would take seconds.
+"""
+
 
 class Sampling(msgspec.Struct, frozen=True):
     """How the tokens of one reply are chosen; defaults are llama.cpp's own (common/common.h,

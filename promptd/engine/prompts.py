@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from promptd.chat import Message
+from promptd.engine.messages import MAX_TOKEN_CHARACTERS
 from promptd.engine.template import ChatTemplate
 from promptd.engine.tokenizer import Fragment, Tokenizer, choose_marker
 from promptd.engine.transcript import Transcript, common_prefix
@@ -17,11 +18,6 @@ from promptd.errors import InvalidArgument, TooLarge
 
 REPLY_SHARE = 4
 """Where old turns may be dropped, a prompt leaves one part in this many of the context to the reply."""
-
-MAX_TOKEN_CHARACTERS = 128
-"""Hardly a token is longer, so a text with more than this for each token of the context is refused without being
-tokenised, which would take seconds.
-"""
 
 _PROBES = ("a", "7")
 """User messages that have no token in common."""

@@ -54,8 +54,8 @@ def test_guests_in_every_language_give_the_same_greedy_answer_of_the_real_model(
     graph = f"chat=file:{smollm2}"
     options = ("-o", "chat.temperature=0", "-o", "chat.max-tokens=16", "-o", "chat.system=You are a helpful assistant.")
     done = promptd("run", "--graph", graph, *options, built_guest(language), "What is the capital of France?")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "The capital of France is Paris.\n"
+    assert (done.returncode, done.stdout) == (0, "The capital of France is Paris.\n")
+    assert done.stderr == "" or "compiling chat.wasm" in done.stderr  # the first time, and only a large guest
 
 
 def test_a_graph_that_was_not_granted_is_not_found_and_the_operator_reads_which_grant_is_missing(chat_guest: Path):

@@ -308,3 +308,9 @@ def test_a_model_may_be_kept_forever_and_asking_for_counters_is_no_use(tiny: Cal
         with Engine(tiny(), EXACT.model_copy(update={"keep_alive": 0.2})) as brief:
             wait_until(lambda: brief.stats().worker_pid is None)
         assert kept.stats().worker_pid is not None
+
+
+def test_the_parent_never_loads_llama_cpp() -> None:
+    program = "import sys, promptd.wasm.host, promptd.backends.ggml; print('llama_cpp' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout == "False\n"

@@ -9,7 +9,7 @@ import pytest
 from serving import Served, serving
 from wat_guests import HANDLER, LINES
 
-from promptd.config import GraphSettings, GuestSettings, Settings
+from promptd.config import EngineSettings, GraphSettings, GuestSettings, Settings
 
 
 @pytest.fixture(scope="session")
@@ -28,9 +28,13 @@ def served(smollm2: Path, guest_files: dict[str, Path], built_guest: Callable[[s
     """Return a daemon that serves graphs `echo` and `chat` (greedy), and guests."""
     built = {"terminal": built_guest("terminal"), "persona": built_guest("persona")}
     settings = Settings(
+        # With these, llama.cpp's result does not depend on what else is in a step, or already in the cache.
+        engine=EngineSettings(threads=1, step_tokens=48),
         graphs={
             "echo": GraphSettings(model="echo"),
-            "chat": GraphSettings(model=f"file:{smollm2}", temperature=0, max_tokens=30),
+            "chat": GraphSettings(
+                model=f"file:{smollm2}", temperature=0, max_tokens=30, system="You are a helpful assistant."
+            ),
         },
         guests={
             **{name: GuestSettings(file=file) for name, file in guest_files.items()},

@@ -4,9 +4,11 @@ it.
 
 from promptd.engine.client import Engine
 from promptd.engine.conversation import Conversation
-from promptd.engine.messages import EngineInfo, EngineStats, RawEnd, Sampling
+from promptd.engine.messages import RawEnd
+from promptd.engine.options import Sampling
 from promptd.engine.rawreply import RawCompletion, RawReply
 from promptd.engine.reply import Reply
+from promptd.engine.statistics import EngineInfo, EngineStats
 
 __all__ = [
     "Conversation",

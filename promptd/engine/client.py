@@ -35,8 +35,6 @@ from promptd.engine.messages import (
     Embed,
     Embedded,
     Ended,
-    EngineInfo,
-    EngineStats,
     Event,
     Failed,
     Generate,
@@ -44,14 +42,15 @@ from promptd.engine.messages import (
     RawEnded,
     RawPieces,
     ReadStats,
-    Sampling,
     Start,
     StatsRead,
     Take,
     Tokenize,
     Tokenized,
 )
+from promptd.engine.options import Sampling
 from promptd.engine.rawreply import RawReply
+from promptd.engine.statistics import EngineInfo, EngineStats
 from promptd.engine.transcript import TOKEN_CODE, Transcript
 from promptd.errors import BY_NAME, PromptdError, RuntimeFailure, TooLarge
 

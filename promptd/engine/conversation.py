@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from promptd.chat import Message, Role
 from promptd.engine.link import Link
-from promptd.engine.messages import Accepted, Cancel, Close, Ended, Failed, Fork, Open, Rewind, Sampling, Send
+from promptd.engine.messages import Accepted, Cancel, Close, Ended, Failed, Fork, Open, Rewind, Send
+from promptd.engine.options import Sampling
 from promptd.engine.reply import Reply
 from promptd.engine.transcript import Transcript
 from promptd.errors import (
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from promptd.engine.client import Engine, Notice
 
 MAX_TURN_CHARACTERS = 32 * 1024**2
-"""Far beyond any context; keeps the frame of a turn well under messages.MAX_FRAME_BYTES."""
+"""Far beyond any context; keeps the frame of a turn well under channel.MAX_FRAME_BYTES."""
 
 _DEFAULTS = Sampling()
 _ROLES = frozenset(get_args(Role))

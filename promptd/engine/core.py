@@ -23,12 +23,10 @@ from promptd.engine.messages import (
     Counted,
     Embed,
     Ended,
-    EngineStats,
     Event,
     Failed,
     Fork,
     Generate,
-    KVHolder,
     Open,
     Pieces,
     ReadStats,
@@ -45,6 +43,7 @@ from promptd.engine.sampling import Samplers
 from promptd.engine.scheduler import Scheduler, Work
 from promptd.engine.sequence import Sequence
 from promptd.engine.spill import Spill
+from promptd.engine.statistics import EngineStats, KVHolder
 from promptd.engine.template import ChatTemplate, JinjaTemplate, RawTemplate
 from promptd.engine.tokenizer import Fragment, Tokenizer
 from promptd.engine.transcript import TOKEN_CODE, Transcript, common_prefix

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from promptd.chat import StopReason, Usage
-from promptd.engine.messages import Sampling
+from promptd.engine.options import Sampling
 from promptd.engine.prompts import Prompt
 from promptd.engine.sampling import Sampler
 from promptd.engine.sequence import Sequence

@@ -16,16 +16,9 @@ from pathlib import Path
 
 import msgspec
 
-from promptd.engine.messages import (
-    Channel,
-    Command,
-    EngineInfo,
-    Event,
-    LoadFailed,
-    ProtocolError,
-    Ready,
-    Start,
-)
+from promptd.engine.channel import Channel, ProtocolError
+from promptd.engine.messages import Command, Event, LoadFailed, Ready, Start
+from promptd.engine.statistics import EngineInfo
 from promptd.errors import BY_NAME, RuntimeFailure
 
 EXIT_SECONDS = 1.0

@@ -8,7 +8,8 @@ from hashlib import blake2b
 from pathlib import Path
 
 from promptd.engine import llama
-from promptd.engine.messages import EngineInfo, Start
+from promptd.engine.messages import Start
+from promptd.engine.statistics import EngineInfo
 from promptd.errors import InvalidEncoding, NotFound, RuntimeFailure, TooLarge, UnsupportedOperation
 
 GGUF_MAGIC = b"GGUF"

@@ -12,7 +12,8 @@ from collections import OrderedDict
 from promptd.engine.generation import Generation
 from promptd.engine.kvcache import KVCache
 from promptd.engine.llama import Vocabulary
-from promptd.engine.messages import RawEnd, Sampling
+from promptd.engine.messages import RawEnd
+from promptd.engine.options import Sampling
 from promptd.engine.prompts import Prompt
 from promptd.engine.sampling import Sampler
 from promptd.engine.sequence import Sequence

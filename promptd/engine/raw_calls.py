@@ -23,11 +23,11 @@ from promptd.engine.messages import (
     RawEnd,
     RawEnded,
     RawPieces,
-    Sampling,
     Take,
     Tokenize,
     Tokenized,
 )
+from promptd.engine.options import Sampling
 from promptd.engine.raw import RawGeneration, RawSequences
 from promptd.engine.sampling import Sampler
 from promptd.engine.scheduler import Scheduler

@@ -10,7 +10,7 @@ from promptd.engine.grammar import GrammarSampler, gbnf
 from promptd.engine.llama import Context, Vocabulary
 from promptd.engine.llama_grammar import Candidates
 from promptd.engine.llama_samplers import SamplerChain
-from promptd.engine.messages import Sampling
+from promptd.engine.options import Sampling
 from promptd.engine.transcript import TOKEN_CODE
 
 

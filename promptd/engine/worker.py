@@ -12,9 +12,10 @@ import sys
 import time
 from pathlib import Path
 
+from promptd.engine.channel import Channel, ProtocolError
 from promptd.engine.core import Core
 from promptd.engine.loading import fingerprint, load
-from promptd.engine.messages import Channel, Command, Event, LoadFailed, ProtocolError, Ready, Start
+from promptd.engine.messages import Command, Event, LoadFailed, Ready, Start
 from promptd.engine.spill import Spill
 from promptd.errors import PromptdError, code_of
 

@@ -8,19 +8,9 @@ import msgspec
 import pytest
 
 from promptd.chat import Message, StopReason, Usage
-from promptd.engine.messages import (
-    MAX_FRAME_BYTES,
-    Cancel,
-    Channel,
-    Command,
-    Ended,
-    Event,
-    Open,
-    Pieces,
-    ProtocolError,
-    Sampling,
-    Send,
-)
+from promptd.engine.channel import MAX_FRAME_BYTES, Channel, ProtocolError
+from promptd.engine.messages import Cancel, Command, Ended, Event, Open, Pieces, Send
+from promptd.engine.options import Sampling
 from promptd.engine.transcript import Transcript, Turn
 
 TURN = Turn((Message("user", "é"),), "reply", 3, b"\1\0\0\0", exact=False)

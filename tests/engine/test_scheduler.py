@@ -10,7 +10,7 @@ import pytest
 from promptd.engine import llama
 from promptd.engine.generation import Generation
 from promptd.engine.kvcache import KVCache
-from promptd.engine.messages import Sampling
+from promptd.engine.options import Sampling
 from promptd.engine.prompts import Prompt
 from promptd.engine.sampling import sampler_chain
 from promptd.engine.scheduler import Scheduler, Work

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from exact import EXACT
 from serving import Served, serving
 from wat_guests import HANDLER, LINES
 
-from promptd.config import EngineSettings, GraphSettings, GuestSettings, Settings
+from promptd.config import GraphSettings, GuestSettings, Settings
 
 
 @pytest.fixture(scope="session")
@@ -28,8 +29,7 @@ def served(smollm2: Path, guest_files: dict[str, Path], built_guest: Callable[[s
     """Return a daemon that serves graphs `echo` and `chat` (greedy), and guests."""
     built = {"terminal": built_guest("terminal"), "persona": built_guest("persona")}
     settings = Settings(
-        # With these, llama.cpp's result does not depend on what else is in a step, or already in the cache.
-        engine=EngineSettings(threads=1, step_tokens=48),
+        engine=EXACT,
         graphs={
             "echo": GraphSettings(model="echo"),
             "chat": GraphSettings(

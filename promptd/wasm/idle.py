@@ -17,6 +17,7 @@ has used no processor time for `QUIET_S`.
 
 from __future__ import annotations
 
+import os
 import platform
 import threading
 import time
@@ -55,6 +56,10 @@ class Idle:
         self._clock = _clock_of(thread)
         self._last: tuple[object, ...] | None = None
         self._since = 0.0
+        self._reader = 0
+        """The thread that was last seen reading ahead."""
+        self._input = ""
+        """wasmtime's file descriptor of the input pipe, as /proc shows it."""
 
     def waits(self) -> bool:
         """Take one look; True when this look and the one `SETTLE_S` or more before agree that the guest waits."""
@@ -94,8 +99,21 @@ class Idle:
         return (parked, used, calls, self._control.ticks)
 
     def _read_ahead_waits(self) -> bool:
-        link = self._streams.input_link
-        return any(call[:1] == [_READ] and len(call) > 1 and _link(int(call[1], 16)) == link for call in _tokio_calls())
+        # Looking through all threads takes milliseconds where hundreds of guests wait.
+        if self._reader and self._reads_input(_system_call(self._reader) or []):
+            return True
+        for thread, call in _tokio_calls():
+            if self._reads_input(call):
+                self._reader = thread
+                return True
+        return False
+
+    def _reads_input(self, call: list[str]) -> bool:
+        if call[:1] != [_READ] or len(call) < 2:
+            return False
+        if not self._input and _link(int(call[1], 16)) == self._streams.input_link:
+            self._input = call[1]
+        return call[1] == self._input
 
 
 def _clock_of(thread: threading.Thread) -> int:
@@ -113,20 +131,25 @@ def _parked(call: list[str]) -> bool:
 
 def _timer_pending() -> bool:
     """Whether tokio's driver waits with a time limit, or cannot be seen waiting."""
-    for call in _tokio_calls():
-        if call and call[0] in _EPOLLS:
+    for _, call in _tokio_calls():
+        if call[0] in _EPOLLS:
             return len(call) > 4 and int(call[4], 16) & 0xFFFFFFFF != 0xFFFFFFFF
     return True
 
 
-def _tokio_calls() -> Iterator[list[str]]:
-    for task in _TASKS.iterdir():
-        try:
-            name = (task / "comm").read_text().strip()
-        except OSError:
-            continue
-        if name == _TOKIO and (call := _system_call(int(task.name))):
-            yield call
+def _tokio_calls() -> Iterator[tuple[int, list[str]]]:
+    """Yield each thread of tokio's that is blocked, and its system call."""
+    own = {thread.native_id for thread in threading.enumerate()}
+    for thread in map(int, os.listdir(_TASKS)):  # noqa: PTH208 - for speed
+        if thread not in own and _name(thread) == _TOKIO and (call := _system_call(thread)):
+            yield thread, call
+
+
+def _name(thread: int) -> str:
+    try:
+        return (_TASKS / str(thread) / "comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _system_call(thread: int) -> list[str] | None:

@@ -68,7 +68,15 @@ class GuestInstance:
     ) -> Callable[..., Any]:
         with Linker(engine) as linker:
             if guest.core is not None:
-                guest.core.bind(linker, self._store, nn, control, streams.print, wasmedge=grant.wasmedge)
+                guest.core.bind(
+                    linker,
+                    self._store,
+                    nn,
+                    control,
+                    streams.print,
+                    wasmedge=grant.wasmedge,
+                    lines=streams.lines,
+                )
             control.enter_wasm()
             start: Any = linker.instantiate(self._store, code).exports(self._store)["_start"]
         return lambda: start(self._store)

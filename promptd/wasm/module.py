@@ -3,6 +3,7 @@ them.
 
 | what | why |
 |---|---|
+| a session's lines, read by `fd_read` in a host call | a read that blocks in wasmtime holds one of its few threads |
 | a guard around `fd_read` | an interactive guest asks for its next line for ever where its standard input has ended |
 | WasmEdge's sockets, which answer `notsup` | a guest that could serve HTTP still links, and can do all the rest |
 """
@@ -17,11 +18,12 @@ from typing import Any
 
 from wasmtime import Caller, Engine, Func, FuncType, Instance, Linker, Memory, Module, Store, ValType, WasmtimeError
 
-from promptd.errors import UnsupportedOperation
+from promptd.errors import InvalidArgument, UnsupportedOperation
 from promptd.wasm.control import Control, Stopped
 from promptd.wasm.core import MODULES, CoreFace, host_function
-from promptd.wasm.core_memory import GuestMemory
+from promptd.wasm.core_memory import GuestMemory, NoMemory
 from promptd.wasm.core_nn import CoreNn
+from promptd.wasm.lines import Lines
 from promptd.wasm.nn import Nn
 from promptd.wasm.traps import GuestTrap
 
@@ -31,8 +33,11 @@ EMPTY_READS_LIMIT = 16
 """Most times in a row a guest may find its standard input at its end."""
 
 NOTSUP = 58
-"""WASI preview 1's errno for what is not supported:
+FAULT = 21
+"""WASI preview 1's errnos for what is not supported, and for a bad address:
 https://github.com/WebAssembly/WASI/blob/main/legacy/preview1/docs.md#errno"""
+
+_U32 = 0xFFFFFFFF
 
 _SOCKETS = re.compile(r"sock_|epoll_oneoff$")
 """WasmEdge's own functions in `wasi_snapshot_preview1` (include/host/wasi/wasifunc.h), which WASI lacks or types
@@ -84,9 +89,17 @@ class CoreImports:
         self._define_sockets(linker)
 
     def bind(
-        self, linker: Linker, store: Store, nn: Nn, control: Control, print: Callable[[bytes], None], *, wasmedge: bool
+        self,
+        linker: Linker,
+        store: Store,
+        nn: Nn,
+        control: Control,
+        print: Callable[[bytes], None],
+        *,
+        wasmedge: bool,
+        lines: Lines | None = None,
     ) -> None:
-        """Define all of it for one session."""
+        """Define all of it for one session, whose guest reads `lines` where there are any."""
         linker.define_wasi()
         linker.allow_shadowing = True
         face = CoreFace(CoreNn(nn, print), wasmedge=wasmedge or self.knows_wasmedge)
@@ -97,7 +110,7 @@ class CoreImports:
         for module in self.reads:
             original = linker.get(store, module, "fd_read")
             if isinstance(original, Func) and self.reader is not None:
-                guard = _ReadGuard(self.reader, original, nn.guest, control)
+                guard = _ReadGuard(self.reader, original, nn.guest, control, lines)
                 linker.define_func(module, "fd_read", _type(4), guard.read, access_caller=True)
 
     def _define_sockets(self, linker: Linker) -> None:
@@ -106,19 +119,23 @@ class CoreImports:
 
 
 class _ReadGuard:
-    """Ends a guest that goes on reading its standard input after the end."""
+    """Reads a session's lines, and ends a guest that goes on reading its standard input after the end."""
 
-    def __init__(self, reader: Module, original: Func, guest: str, control: Control) -> None:
+    def __init__(self, reader: Module, original: Func, guest: str, control: Control, lines: Lines | None) -> None:
         self._reader = reader
         self._original = original
         self._guest = guest
         self._control = control
+        self._lines = lines
         self._read: Any = None
         self._empty = 0
 
     def read(self, caller: Caller, descriptor: int, buffers: int, count: int, out: int) -> int:
         """Do what `fd_read` does, and count."""
-        status = int(self._function(caller)(caller, descriptor, buffers, count, out))
+        if descriptor == 0 and self._lines is not None:
+            status = self._read_lines(self._lines, caller, buffers & _U32, count & _U32, out & _U32)
+        else:
+            status = int(self._function(caller)(caller, descriptor, buffers, count, out))
         if descriptor == 0 and status == 0 and self._found_nothing(GuestMemory(caller), buffers, count, out):
             self._empty += 1
             if self._empty >= EMPTY_READS_LIMIT:
@@ -133,11 +150,27 @@ class _ReadGuard:
             self._empty = 0
         return status
 
+    def _read_lines(self, lines: Lines, caller: Caller, buffers: int, count: int, out: int) -> int:
+        """Fill the first buffer that has room, as a read of a pipe may; returns an errno."""
+        try:
+            memory = GuestMemory(caller)
+            places = memory.read_words(buffers, 2 * count)
+            memory.check_words(out)
+            at, room = next(((at, room) for at, room in zip(places[::2], places[1::2], strict=True) if room), (0, 0))
+            memory.check(at, room)
+            data = lines.read(room) if room else b""
+            memory = GuestMemory(caller)
+            memory.write(at, data)
+            memory.write_word(out, len(data))
+        except (InvalidArgument, NoMemory):
+            return FAULT
+        self._control.check()
+        return 0
+
     def _found_nothing(self, memory: GuestMemory, buffers: int, count: int, out: int) -> bool:
         """Whether a read that succeeded was at the end of the input: it had room, and got nothing."""
-        mask = 0xFFFFFFFF
-        (length,) = memory.read_words(out & mask, 1)
-        return length == 0 and any(memory.read_words(buffers & mask, 2 * (count & mask))[1::2])
+        (length,) = memory.read_words(out & _U32, 1)
+        return length == 0 and any(memory.read_words(buffers & _U32, 2 * (count & _U32))[1::2])
 
     def _function(self, caller: Caller) -> Any:
         if self._read is None:

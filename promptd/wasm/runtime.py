@@ -31,6 +31,10 @@ memory stay."""
 ALL_SLEEPERS_LIMIT = 512
 """The same for all guests together; so that one guest cannot keep the others from running, many times the other."""
 
+READERS_LIMIT = 448
+"""Most guests that may read a pipe at once: each holds one of the 512 threads that wasmtime's tokio runtime has for
+what blocks, and reads of files need some too. Measured: with 520 guests the last gets no input at all."""
+
 TRIAL_S = 5.0
 """What a guest may take to be tried out when it is loaded."""
 
@@ -58,6 +62,7 @@ class Runtime:
         self._busy = threading.Event()
         self._running = 0
         self._sleepers: Counter[str] = Counter()
+        self._readers = 0
         self._closed = False
         self._ticker: threading.Thread | None = None
 
@@ -119,6 +124,21 @@ class Runtime:
         """Note that a stopped instance of `guest` is left asleep (1), or has woken and gone (-1)."""
         with self._lock:
             self._sleepers[guest] += change
+
+    def take_reader(self) -> None:
+        """Reserve the thread that reads a guest's pipe ahead; raises Busy."""
+        with self._lock:
+            if self._readers >= READERS_LIMIT:
+                raise Busy(
+                    f"{self._readers} components already wait for their next line, more than wasmtime has threads for; "
+                    "close a session, or build the guest as a chat handler or a core module, which need none"
+                )
+            self._readers += 1
+
+    def give_reader(self) -> None:
+        """Give back what `take_reader` reserved."""
+        with self._lock:
+            self._readers -= 1
 
     @property
     def guests(self) -> int:

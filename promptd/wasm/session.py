@@ -60,7 +60,7 @@ class Session:
         self._runtime = runtime
         self._grant = grant
         self._stdin = stdio.stdin
-        self._streams = Streams(stdio, grant.limits.output)
+        self._streams = Streams(stdio, grant.limits.output, pipe_lines=guest.format == "component")
         self._control = Control(guest.name, self._streams.wake)
         self._nn = Nn(guest.name, grant, graphs, self._control, self._streams.write_partial, identity)
         self._instance: GuestInstance | None = None
@@ -142,6 +142,8 @@ class Session:
             self._serve(until_idle=False)
             self._nn.close()
             self._streams.close()
+            if self._idle is not None:
+                self._runtime.give_reader()
             if self._call is not None and self._call.leave(self._wake_up):
                 self._runtime.count_sleeper(self.guest.name, 1)
             else:
@@ -187,8 +189,11 @@ class Session:
             raise UnsupportedOperation(f"guest {self.guest.name} is no command: it answers messages and cannot be run")
         if self._call is not None:
             raise InvalidArgument(f"guest {self.guest.name} runs already; a session runs its guest once")
+        piped = self._stdin is Stdin.LINES and self._streams.lines is None
+        if piped:
+            self._runtime.take_reader()
         call = self._begin(lambda instance: instance.run())
-        if self._stdin is Stdin.LINES:
+        if piped:
             self._idle = Idle(self._streams, self._control, call.thread, lambda: self._runtime.guests == 1)
 
     def _begin(self, work: Callable[[GuestInstance], Any]) -> Call:
@@ -216,7 +221,7 @@ class Session:
                 give_up = give_up or time.monotonic() + STOP_GRACE_S
                 if time.monotonic() > give_up:
                     break
-            elif until_idle and self._idle and self._idle.waits() and not call.done:
+            elif until_idle and self._waits() and not call.done:
                 failure = self._pump(0, failure)
                 if failure is None and self._control.stopped is None:
                     return False
@@ -225,10 +230,16 @@ class Session:
             raise failure
         return True
 
+    def _waits(self) -> bool:
+        """Whether the guest waits for its next line."""
+        if self._streams.lines is not None:
+            return self._streams.lines.waits
+        return self._idle is not None and self._idle.waits()
+
     def _pause(self, until_idle: bool) -> float | None:
         if self._control.stopped is not None:
             return DEADLINE_TICK_S
-        if until_idle:
+        if until_idle and self._streams.lines is None:
             return DEADLINE_TICK_S if self._control.in_host_call else LOOK_S
         deadline = self._control.deadline
         return None if deadline is None else deadline - time.monotonic() + DEADLINE_TICK_S

@@ -24,6 +24,7 @@ from pathlib import Path
 from wasmtime import WasiConfig
 
 from promptd.errors import Busy
+from promptd.wasm.lines import Lines
 from promptd.wasm.unwrapped import set_stdin_bytes
 
 Sink = Callable[[bytes], None]
@@ -84,8 +85,11 @@ class OutputLimitReached(Exception):
 class Streams:
     """The host's ends of one session's pipes, for the thread that waits; `wake` and `write_partial` are for any."""
 
-    def __init__(self, stdio: Stdio, output_limit: int) -> None:
+    def __init__(self, stdio: Stdio, output_limit: int, *, pipe_lines: bool = True) -> None:
+        """Without `pipe_lines`, the guest reads its lines from `lines` in host calls, and not from a pipe."""
         self._stdio = stdio
+        self.lines = None if pipe_lines or stdio.stdin is not Stdin.LINES else Lines(self.wake)
+        """Where a guest reads its lines without a pipe."""
         self._left = output_limit
         self._discarding = False
         self._to_send = bytearray()
@@ -100,7 +104,7 @@ class Streams:
             self._wake_read, self._wake_write = _wake_pair()
             self._out, self._guest_out = os.pipe()
             self._err, self._guest_err = os.pipe()
-            if stdio.stdin is Stdin.LINES:
+            if stdio.stdin is Stdin.LINES and self.lines is None:
                 self._guest_in, self._in = os.pipe()
         except OSError as error:
             self.close()
@@ -122,7 +126,7 @@ class Streams:
         wasi.stderr_file = f"{_FD_FOLDER}/{self._guest_err}"
         self._guest_out = _closed(self._guest_out)
         self._guest_err = _closed(self._guest_err)
-        if self._stdio.stdin is Stdin.LINES:
+        if self._guest_in >= 0:
             wasi.stdin_file = f"{_FD_FOLDER}/{self._guest_in}"
         elif self._stdio.stdin is Stdin.INHERIT:
             wasi.inherit_stdin()
@@ -133,16 +137,25 @@ class Streams:
 
     def send(self, data: bytes) -> None:
         """Queue `data` for the guest's standard input."""
+        if self.lines is not None:
+            self.lines.send(data)
+            return
         self._to_send += data
         self._feed()
 
     def end_input(self) -> None:
         """Let the guest read the end, once it has read what was sent."""
+        if self.lines is not None:
+            self.lines.end()
+            return
         self._input_ends = True
         self._feed()
 
     def cut_input(self) -> None:
         """Let the guest read the end now, and forget what it has not been sent: a guest blocked in a read goes on."""
+        if self.lines is not None:
+            self.lines.cut()
+            return
         self._to_send.clear()
         self.end_input()
 
@@ -241,6 +254,8 @@ class Streams:
 
     def close(self) -> None:
         """Close the host's ends: the guest's reads end and its writes fail."""
+        if self.lines is not None:
+            self.lines.cut()
         with self._wake_lock:
             if self._wake_read != self._wake_write:
                 _closed(self._wake_read)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -64,8 +66,15 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
 def _pairs(table: Any) -> Any:
-    """Return a table as pairs, so that settings with it can be told apart by hash."""
+    """Return a table (on the command line it is JSON) as pairs, so that settings with it can be told apart by hash."""
+    if isinstance(table, str):
+        with contextlib.suppress(ValueError, RecursionError):
+            table = json.loads(table)
     return tuple(table.items()) if isinstance(table, dict) else table
+
+
+MAX_BIASES = 1024
+LogitBias = tuple[tuple[Annotated[int, Field(ge=0)], Annotated[float, Field(ge=-100, le=100)]], ...]
 
 
 def _kebab(name: str) -> str:
@@ -97,10 +106,31 @@ class GraphSettings(_Settings):
     """Tokens one conversation can hold; None is the model's own limit, or the engine's if that is smaller."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=100)] = 0.8
-    top_k: Annotated[int, Field(ge=0)] = 40
+    top_k: Annotated[int, Field(ge=0, lt=2**31)] = 40
     top_p: Annotated[float, Field(ge=0, le=1)] = 0.95
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.05
     repeat_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    penalty_last_n: Annotated[int, Field(ge=-1)] = 64
+    """How many tokens back the three penalties look; -1 is the whole context."""
+    typical_p: Annotated[float, Field(ge=0, le=1)] = 1.0
+    dynatemp_range: Annotated[float, Field(ge=0, le=100)] = 0.0
+    dynatemp_exponent: Annotated[float, Field(ge=0, le=100)] = 1.0
+    mirostat: Annotated[int, Field(ge=0, le=2)] = 0
+    """1 or 2 is that version of Mirostat, in place of all samplers but the temperature; 0 is off."""
+    mirostat_tau: Annotated[float, Field(ge=0, le=100)] = 5.0
+    mirostat_eta: Annotated[float, Field(ge=0, le=100)] = 0.1
+    xtc_probability: Annotated[float, Field(ge=0, le=1)] = 0.0
+    xtc_threshold: Annotated[float, Field(ge=0, le=1)] = 0.1
+    dry_multiplier: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """0 turns DRY off."""
+    dry_base: Annotated[float, Field(ge=0, le=100)] = 1.75
+    dry_allowed_length: Annotated[int, Field(ge=0, lt=2**31)] = 2
+    dry_penalty_last_n: Annotated[int, Field(ge=-1)] = -1
+    """How many tokens back DRY looks; -1 is the whole context."""
+    logit_bias: Annotated[LogitBias, BeforeValidator(_pairs), Field(max_length=MAX_BIASES)] = ()
+    """A table by token number: what is added to the token's logit. On the command line it is JSON: `{"1234": -100}`."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     grammar: str = ""

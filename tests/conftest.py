@@ -9,8 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from promptd.graphs.store import Store
+
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
+"""Hypothesis judges no times: the machine may be busy with other things."""
 
 
 @pytest.fixture(scope="session")

@@ -94,6 +94,13 @@ def test_options_of_the_command_line_are_converted_and_laid_over_the_file():
     assert (laid.temperature, laid.max_tokens, laid.stop) == (0.0, 7, ("END",))
 
 
+def test_biases_are_a_table_in_the_file_and_json_on_the_command_line(tmp_path: Path):
+    path = tmp_path / "promptd.toml"
+    path.write_text("[graphs.chat]\nmodel = 'x'\nlogit-bias = {123 = -100, 7 = 1.5}\n")
+    assert load_settings(path).graphs["chat"].logit_bias == ((123, -100.0), (7, 1.5))
+    assert graph_settings("chat", "x", {"logit-bias": '{"5": 2}'}).logit_bias == ((5, 2.0),)
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -104,6 +111,11 @@ def test_options_of_the_command_line_are_converted_and_laid_over_the_file():
         ("chat", {"no-such": "1"}),
         ("chat", {"target": "npu"}),
         ("chat", {"seed": str(2**32)}),
+        ("chat", {"mirostat": "3"}),
+        ("chat", {"dry-allowed-length": str(2**31)}),
+        ("chat", {"logit-bias": '{"word": 1}'}),
+        ("chat", {"logit-bias": '{"5": 101}'}),
+        ("chat", {"logit-bias": "5:1"}),
     ],
 )
 def test_wrong_options_are_refused(name: str, options: dict[str, str]):

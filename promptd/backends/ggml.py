@@ -8,20 +8,16 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
-
 from promptd.backends.ggml_tensors import GgmlExecution
 from promptd.backends.ggml_text import GgmlTextModel
+from promptd.backends.sampling import sampling_of
 from promptd.chat import ChatOptions, Message
 from promptd.config import EngineSettings, GraphSettings
-from promptd.engine import Conversation, Engine, EngineInfo, EngineStats, Reply, Sampling
-from promptd.errors import InvalidArgument
-
-_OPTIONS = tuple(field.name for field in fields(ChatOptions))
+from promptd.engine import Conversation, Engine, EngineInfo, EngineStats, Reply
 
 EngineKey = tuple[Path, Literal["cpu", "gpu", "auto"], int | None, EngineSettings, int | None]
 """What decides how a model is loaded: file, target, context, the worker's settings, and a limit of the KV cache."""
@@ -141,22 +137,6 @@ class GgmlGraph:
                 return
             self._closed = True
         _ENGINES.release(self._key)
-
-
-def sampling_of(settings: GraphSettings, *options: ChatOptions) -> Sampling:
-    """Return how a reply is sampled: the last of `options` that says something goes first, then the graph's settings.
-
-    Raises InvalidArgument for a value out of range.
-    """
-    chosen = {name: value for choice in options for name in _OPTIONS if (value := getattr(choice, name)) is not None}
-    if not chosen:
-        return Sampling(**{name: getattr(settings, name) for name in _OPTIONS})
-    try:
-        checked = GraphSettings.model_validate({"model": settings.model, **chosen})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InvalidArgument(f"{first['loc'][0]}: {first['msg']}, got {first['input']!r}") from error
-    return Sampling(**{name: getattr(checked if name in chosen else settings, name) for name in _OPTIONS})
 
 
 @dataclass(slots=True)

@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from promptd.backends.sampling import sampling_of
 from promptd.config import GraphSettings
 from promptd.engine import Sampling
 from promptd.errors import InvalidArgument, InvalidEncoding, TooLarge
@@ -173,16 +174,8 @@ but for the temperature."""
 
 def defaults_of(settings: GraphSettings) -> tuple[ModelOptions, ReplyOptions]:
     """Return the options of a guest that sends none: the operator's for the graph."""
-    sampling = Sampling(
-        temperature=settings.temperature,
-        top_k=settings.top_k,
-        top_p=settings.top_p,
-        min_p=settings.min_p,
-        repeat_penalty=settings.repeat_penalty,
-        seed=settings.seed,
-    )
     predict = -1 if settings.max_tokens is None else settings.max_tokens
-    return ModelOptions(sampling=sampling, embedding=settings.embedding), ReplyOptions(predict=predict)
+    return ModelOptions(sampling=sampling_of(settings), embedding=settings.embedding), ReplyOptions(predict=predict)
 
 
 def read_options(

@@ -20,7 +20,7 @@ from typing import Literal
 
 import msgspec
 
-from promptd.chat import Message
+from promptd.chat import Message, Piece
 from promptd.config import EngineSettings
 from promptd.engine.conversation import Conversation
 from promptd.engine.link import Link
@@ -42,6 +42,7 @@ from promptd.engine.messages import (
     RawEnded,
     RawPieces,
     ReadStats,
+    Scored,
     Start,
     StatsRead,
     Take,
@@ -350,6 +351,8 @@ class Engine:
             case Pieces(pieces=pieces):
                 for call, text in pieces:
                     self._tell(call, text)
+            case Scored(call=call, text=text, logprobs=logprobs):
+                self._tell(call, Piece(text, logprobs))
             case RawPieces(pieces=raw):
                 for call, data in raw:
                     self._tell(call, data)

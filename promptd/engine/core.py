@@ -13,6 +13,7 @@ from promptd.chat import Message, StopReason
 from promptd.engine import llama
 from promptd.engine.generation import Generation
 from promptd.engine.kvcache import KVCache
+from promptd.engine.llama_logprobs import logprob_of
 from promptd.engine.loading import Loaded
 from promptd.engine.messages import (
     Accepted,
@@ -31,6 +32,7 @@ from promptd.engine.messages import (
     Pieces,
     ReadStats,
     Rewind,
+    Scored,
     Send,
     StatsRead,
     Take,
@@ -176,8 +178,13 @@ class Core:
             if isinstance(generation, RawGeneration):
                 raw.append((generation, token))
                 continue
+            if generation.logprobs is not None:
+                generation.score(logprob_of(self.loaded.context, vocabulary, index, token, generation.logprobs))
             text, reason = generation.advance(token, vocabulary.piece(token), is_end=vocabulary.is_end(token))
-            if text:
+            if generation.logprobs is not None:
+                if (logprobs := generation.scored(text, reason)) or text:
+                    events.append(Scored(generation.call, text, logprobs))
+            elif text:
                 pieces.append((generation.call, text))
             if reason:
                 ended.append((generation, reason))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from promptd.chat import StopReason, Usage
+from collections import deque
+
+from promptd.chat import StopReason, TokenLogprob, Usage
 from promptd.engine.options import Sampling
 from promptd.engine.prompts import Prompt
 from promptd.engine.sampling import Sampler
@@ -40,6 +42,10 @@ class Generation:
         self._max_tokens = sampling.max_tokens
         self._context = context
         self._generated = 0
+        self.logprobs = sampling.logprobs
+        """How many of the likeliest tokens are to be told for each token; None tells nothing."""
+        self._scored: deque[TokenLogprob] = deque()
+        self._told = 0
 
     def advance(self, token: int, piece: bytes, *, is_end: bool) -> tuple[str, StopReason | None]:
         """Take the sampled `token`; return the text it adds, and why the reply ends if it does."""
@@ -55,6 +61,22 @@ class Generation:
         if len(self.sequence.tokens) >= self._context:
             return text + self._stream.finish(), StopReason.CONTEXT_FULL
         return text, None
+
+    def score(self, logprob: TokenLogprob) -> None:
+        """Take what is to be told of the token that `advance` is given next."""
+        self._scored.append(logprob)
+
+    def scored(self, text: str, reason: StopReason | None) -> tuple[TokenLogprob, ...]:
+        """Return what is to be told of the tokens that `advance` has just given `text` of, and not of the end token."""
+        if not text and reason is None:
+            return ()
+        if reason in (None, StopReason.STOP_SEQUENCE):
+            due = self._stream.tokens_given(self._generated)
+        else:
+            due = self._generated - (reason is StopReason.END_OF_TURN)
+        told = tuple(self._scored.popleft() for _ in range(due - self._told))
+        self._told += len(told)
+        return told
 
     @property
     def usage(self) -> Usage:

@@ -6,7 +6,7 @@ Checked against llama-cpp-python 0.3.36 (llama.h, common/sampling.cpp of the lla
 from __future__ import annotations
 
 import ctypes
-from array import array
+from collections.abc import Sequence
 from typing import Any
 
 import llama_cpp.llama_cpp as _llama
@@ -43,10 +43,10 @@ class SamplerChain:
             raise LlamaError(last_error() or "llama.cpp refused a sampler")
         _llama.llama_sampler_chain_add(self._handle, sampler)
 
-    def add_ban(self, n_vocab: int, tokens: array[int]) -> None:
-        """Make `tokens` impossible."""
-        biases = (_llama.llama_logit_bias * len(tokens))(*((token, float("-inf")) for token in tokens))
-        self._add(_llama.llama_sampler_init_logit_bias(n_vocab, len(tokens), biases))
+    def add_bias(self, n_vocab: int, pairs: Sequence[tuple[int, float]]) -> None:
+        """Add to the logits of some tokens; -inf makes one impossible."""
+        biases = (_llama.llama_logit_bias * len(pairs))(*pairs)
+        self._add(_llama.llama_sampler_init_logit_bias(n_vocab, len(pairs), biases))
 
     def add_penalties(
         self, n_vocab: int, last: int, repeat: float, frequency: float = 0.0, presence: float = 0.0

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from promptd.chat import Message, StopReason, Usage
+from promptd.chat import Message, StopReason, TokenLogprob, Usage
 from promptd.engine.options import Sampling
 from promptd.engine.statistics import EngineInfo, EngineStats
 from promptd.engine.transcript import Transcript, Turn
@@ -171,6 +171,14 @@ class Pieces(msgspec.Struct, frozen=True, tag=True):
     pieces: tuple[tuple[int, str], ...]
 
 
+class Scored(msgspec.Struct, frozen=True, tag=True):
+    """What one step added to a reply whose tokens' probabilities were asked for."""
+
+    call: int
+    text: str
+    logprobs: tuple[TokenLogprob, ...]
+
+
 class Ended(msgspec.Struct, frozen=True, tag=True):
     """A reply has ended. `turn` is what the conversation now ends with, None when the reply was cancelled and
     forgotten.
@@ -251,6 +259,7 @@ Event = (
     | LoadFailed
     | Accepted
     | Pieces
+    | Scored
     | Ended
     | Failed
     | Counted

@@ -47,3 +47,7 @@ class Sampling(msgspec.Struct, frozen=True):
     """GBNF the reply keeps to; nothing is no grammar."""
     json_schema: str = ""
     """A JSON schema the reply keeps to, before the grammar; nothing is none."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """What is added to the logits of tokens, by number."""
+    logprobs: int | None = None
+    """So many of the likeliest tokens are told for each of the reply; replies to bare tokens tell none."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from promptd.chat import Completion, Message, StopReason, Usage
+from promptd.chat import Completion, Message, Piece, StopReason, Usage
 from promptd.errors import PromptdError, TimedOut
 
 DEADLINE_GRACE_S = 2.0
@@ -42,7 +42,9 @@ class Reply:
         self._sink: Sink | None = None
 
     def __iter__(self) -> Iterator[str]:
-        """Yield the pieces of the text from the first on; raises the error that ended the reply."""
+        """Yield the pieces of the text from the first on, of the class Piece where log-probabilities were asked for;
+        raises the error that ended the reply.
+        """
         index = 0
         while True:
             with self._changed:
@@ -115,7 +117,8 @@ class Reply:
 
     def end(self, stop_reason: StopReason, usage: Usage) -> None:
         """The reply is whole, or cancelled."""
-        self._finish(Completion(self.text, stop_reason, usage))
+        logprobs = (each for piece in self._pieces if isinstance(piece, Piece) for each in piece.logprobs)
+        self._finish(Completion(self.text, stop_reason, usage, tuple(logprobs)))
 
     def fail(self, error: PromptdError) -> None:
         """The reply ends with an error."""

@@ -12,6 +12,7 @@ from promptd.engine.llama_grammar import Candidates
 from promptd.engine.llama_samplers import SamplerChain
 from promptd.engine.options import Sampling
 from promptd.engine.transcript import TOKEN_CODE
+from promptd.errors import InvalidArgument
 
 
 class Sampler(Protocol):
@@ -31,7 +32,13 @@ class Samplers:
         self._candidates = Candidates(vocabulary.size)
 
     def make(self, sampling: Sampling, prompt: array[int]) -> Sampler:
-        """Return a fresh sampler; raises InvalidArgument or TooLarge for a grammar that cannot be kept to."""
+        """Return a fresh sampler; raises InvalidArgument or TooLarge for a grammar that cannot be kept to, and
+        InvalidArgument for a bias of a token that is none.
+        """
+        size = self._vocabulary.size
+        for token, _ in sampling.logit_bias:
+            if not 0 <= token < size:
+                raise InvalidArgument(f"logit_bias: the model has no token {token}; its tokens are 0 to {size - 1}")
         grammar = gbnf(sampling.grammar, sampling.json_schema)
         vocabulary = self._vocabulary
         ends = vocabulary.ends if sampling.ignore_end else array(TOKEN_CODE)
@@ -56,8 +63,8 @@ def sampler_chain(
     would change nothing are left out: each walks the whole vocabulary for every token.
     """
     chain = SamplerChain()
-    if ends:
-        chain.add_ban(n_vocab, ends)
+    if biases := (*sampling.logit_bias, *((end, float("-inf")) for end in ends or ())):
+        chain.add_bias(n_vocab, biases)
     seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
     if sampling.temperature > 0 and sampling.mirostat:
         chain.add_temperature(sampling.temperature)

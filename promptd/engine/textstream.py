@@ -60,6 +60,12 @@ class TextStream:
         exact = self._ends[last] == self._given_length
         return (last + 1 if exact else last), exact
 
+    def tokens_given(self, tokens: int) -> int:
+        """Return how many of the `tokens` fed have a part in the given text, when some was given just now."""
+        if not self._stops:
+            return tokens
+        return min(bisect_left(self._ends, self._given_length) + 1, tokens) if self._given_length else 0
+
     def _possible_stop(self) -> int:
         """Return the length of the longest end of the held text that begins a stop string."""
         longest = min(max(map(len, self._stops)) - 1, len(self._held))

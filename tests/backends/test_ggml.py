@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from promptd.backends.ggml import GgmlGraph, sampling_of
+from promptd.backends.ggml import GgmlGraph
+from promptd.backends.sampling import sampling_of
 from promptd.chat import ChatOptions, Completion, Message, StopReason
 from promptd.config import EngineSettings, GraphSettings
 from promptd.engine import Sampling
@@ -113,6 +114,14 @@ def test_fork_and_rewind_reach_the_engine(open_graph: Open) -> None:
         (ChatOptions(repeat_penalty=0), "repeat_penalty"),
         (ChatOptions(seed=2**32), "seed"),
         (ChatOptions(stop=("",)), "stop"),
+        (ChatOptions(presence_penalty=2.5), "presence_penalty"),
+        (ChatOptions(frequency_penalty=-3), "frequency_penalty"),
+        (ChatOptions(logprobs=21), "logprobs"),
+        (ChatOptions(logprobs=-1), "logprobs"),
+        (ChatOptions(logit_bias=((1, 101.0),)), "logit_bias"),
+        (ChatOptions(logit_bias=((-1, 1.0),)), "logit_bias"),
+        (ChatOptions(logit_bias=((1, float("nan")),)), "logit_bias"),
+        (ChatOptions(logit_bias=((1, 1.0),) * 1025), "logit_bias"),
     ],
 )
 def test_an_option_out_of_range_is_refused_by_name(options: ChatOptions, key: str) -> None:
@@ -125,6 +134,15 @@ def test_options_go_before_settings_and_later_options_before_earlier() -> None:
     assert sampling_of(settings) == Sampling(temperature=0.1, top_k=3, stop=("a",))
     chosen = sampling_of(settings, ChatOptions(temperature=0.2, stop=()), ChatOptions(temperature=0.0, seed=5))
     assert chosen == Sampling(temperature=0.0, top_k=3, seed=5, stop=())
+
+
+def test_what_a_graph_says_of_sampling_reaches_the_samplers() -> None:
+    said = {"typical_p": 0.9, "dynatemp_range": 0.5, "mirostat": 2, "dry_multiplier": 0.8, "xtc_probability": 0.1}
+    settings = GraphSettings.model_validate({"model": "m", "penalty_last_n": -1, "presence_penalty": 0.5, **said})
+    assert sampling_of(settings) == Sampling(penalty_last_n=-1, presence_penalty=0.5, **said)
+    chosen = sampling_of(settings, ChatOptions(frequency_penalty=1.0, logprobs=2, logit_bias=((7, -100.0),)))
+    expected = {"frequency_penalty": 1.0, "logprobs": 2, "logit_bias": ((7, -100.0),)}
+    assert chosen == Sampling(penalty_last_n=-1, presence_penalty=0.5, **said, **expected)
 
 
 def test_graphs_of_one_model_share_a_worker_until_the_last_is_closed(open_graph: Open) -> None:

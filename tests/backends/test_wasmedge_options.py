@@ -194,6 +194,11 @@ def test_the_operators_settings_are_the_defaults() -> None:
     assert (model.sampling.temperature, model.sampling.seed, model.embedding, reply.predict) == (0, 4, True, 9)
 
 
+def test_samplers_the_operator_has_chosen_hold_for_tensors_too() -> None:
+    model, _ = defaults_of(GraphSettings(model="echo", typical_p=0.5, grammar='root ::= "a"'))
+    assert (model.sampling.typical_p, model.sampling.grammar) == (0.5, 'root ::= "a"')
+
+
 def test_a_large_configuration_is_refused() -> None:
     with pytest.raises(TooLarge):
         read(b" " * (1024**2 + 1))

@@ -82,3 +82,18 @@ def test_however_text_is_cut_it_comes_out_up_to_the_first_stop(text: str, cuts: 
         assert any(text.startswith(stream.text + stop) for stop in stops)
     else:
         assert stream.text == text
+
+
+def test_a_token_counts_as_given_with_the_first_of_its_text() -> None:
+    stream = TextStream(["stop"])
+    assert stream.feed(b"as") == "a"
+    assert stream.tokens_given(1) == 1
+    assert stream.feed(b"s") == "s"
+    assert stream.tokens_given(2) == 1, "all of the second may be a stop string"
+    assert stream.feed(b"top") == ""
+    assert stream.tokens_given(3) == 1
+    unfinished = TextStream(["stop"])
+    assert unfinished.feed(b"\xe2\x80") == ""
+    assert unfinished.tokens_given(1) == 0
+    assert unfinished.feed(b"\x94 s") == "\N{EM DASH} "
+    assert unfinished.tokens_given(2) == 2

@@ -10,11 +10,37 @@ Role = Literal["system", "user", "assistant", "tool"]
 
 
 @dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that a model may ask for to be called; whoever talks to the model calls it."""
+
+    name: str
+    description: str
+    parameters: str
+    """A JSON schema of its arguments, as text."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that a model asked for."""
+
+    id: str
+    name: str
+    arguments: str
+    """A JSON object, as text."""
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One message of a conversation; `content` is plain text in which control tokens mean nothing."""
 
     role: Role
     content: str
+    calls: tuple[ToolCall, ...] = ()
+    """What an assistant's message asks for beside its text."""
+    call_id: str = ""
+    """Which call a tool's message answers."""
+    tool: str = ""
+    """The name of the tool whose message it is."""
 
 
 class StopReason(Enum):

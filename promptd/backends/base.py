@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from promptd.chat import ChatOptions, Completion, Message
+from promptd.chat import ChatOptions, Completion, Message, Tool
 from promptd.config import GraphSettings
 from promptd.errors import PromptdError
 from promptd.tensor import NamedTensor
@@ -72,10 +72,13 @@ class ExecutionContext(Protocol):
 class Graph(Protocol):
     """A loaded model. Many guests share one; each context is alone with its state."""
 
-    def prompt_context(self, guest: str, options: ChatOptions = ChatOptions()) -> PromptContext:
+    def prompt_context(
+        self, guest: str, options: ChatOptions = ChatOptions(), *, tools: Sequence[Tool] = ()
+    ) -> PromptContext:
         """Open a conversation for `guest` (an identity that accounting and cache isolation go by).
 
-        Raises UnsupportedOperation where the graph takes no prompts.
+        `tools` are what the model is told it may ask for to be called. Raises UnsupportedOperation where the graph
+        takes no prompts, or no tools.
         """
 
     def execution_context(self, guest: str) -> ExecutionContext:

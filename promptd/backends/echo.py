@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from promptd.backends.base import ReplySink
-from promptd.chat import ChatOptions, Completion, Message, StopReason, Usage
+from promptd.chat import ChatOptions, Completion, Message, StopReason, Tool, Usage
 from promptd.config import GraphSettings
 from promptd.errors import InvalidArgument
 from promptd.tensor import NamedTensor
@@ -93,7 +93,9 @@ class EchoGraph:
         """Return an echo with other options."""
         return EchoGraph(settings)
 
-    def prompt_context(self, guest: str, options: ChatOptions = ChatOptions()) -> EchoPrompt:
+    def prompt_context(
+        self, guest: str, options: ChatOptions = ChatOptions(), *, tools: Sequence[Tool] = ()
+    ) -> EchoPrompt:
         return EchoPrompt()
 
     def execution_context(self, guest: str) -> EchoExecution:

@@ -15,9 +15,10 @@ from typing import Literal
 from promptd.backends.ggml_tensors import GgmlExecution
 from promptd.backends.ggml_text import GgmlTextModel
 from promptd.backends.sampling import sampling_of
-from promptd.chat import ChatOptions, Message
+from promptd.chat import ChatOptions, Message, Tool
 from promptd.config import EngineSettings, GraphSettings
 from promptd.engine import Conversation, Engine, EngineInfo, EngineStats, Reply
+from promptd.errors import UnsupportedOperation
 
 EngineKey = tuple[Path, Literal["cpu", "gpu", "auto"], int | None, EngineSettings, int | None]
 """What decides how a model is loaded: file, target, context, the worker's settings, and a limit of the KV cache."""
@@ -98,11 +99,15 @@ class GgmlGraph:
         """Return the counters of the engine, which other graphs of the same model share."""
         return self._engine.stats()
 
-    def prompt_context(self, guest: str, options: ChatOptions = ChatOptions()) -> GgmlPrompt:
-        """Open a conversation for `guest`; `options` hold for all its turns. InvalidArgument for options out of
-        range.
+    def prompt_context(
+        self, guest: str, options: ChatOptions = ChatOptions(), *, tools: Sequence[Tool] = ()
+    ) -> GgmlPrompt:
+        """Open a conversation for `guest`; `options` hold for all its turns. Raises InvalidArgument for options out of
+        range, UnsupportedOperation for tools without a chat template.
         """
         settings = self._settings
+        if tools and self.facts["template"] == "none":
+            raise UnsupportedOperation("this graph has no chat template, so its model cannot be told of tools")
         sampling_of(settings, options)
         conversation = self._engine.conversation(
             guest,
@@ -110,6 +115,7 @@ class GgmlGraph:
             system=settings.system,
             overflow=settings.overflow,
             share_system=settings.share_system,
+            tools=tuple(tools),
         )
         return GgmlPrompt(conversation, settings, options)
 

@@ -24,7 +24,7 @@ from promptd.backends.onnx_link import Call, Worker
 from promptd.backends.onnx_messages import Load
 from promptd.backends.onnx_model import memory_limit
 from promptd.backends.onnx_ports import Port, bind
-from promptd.chat import ChatOptions
+from promptd.chat import ChatOptions, Tool
 from promptd.errors import RuntimeFailure, TimedOut, TooLarge, UnsupportedOperation
 from promptd.tensor import NamedTensor, Tensor
 
@@ -90,7 +90,9 @@ class OnnxGraph:
         """The worker process; None while there is none."""
         return self._worker.pid
 
-    def prompt_context(self, guest: str, options: ChatOptions = ChatOptions()) -> NoReturn:
+    def prompt_context(
+        self, guest: str, options: ChatOptions = ChatOptions(), *, tools: Sequence[Tool] = ()
+    ) -> NoReturn:
         raise UnsupportedOperation("an ONNX graph takes tensors, not prompts; open an execution context on it")
 
     def execution_context(self, guest: str) -> OnnxExecution:

@@ -20,7 +20,7 @@ from typing import Literal
 
 import msgspec
 
-from promptd.chat import Message, Piece
+from promptd.chat import Message, Piece, Tool
 from promptd.config import EngineSettings
 from promptd.engine.conversation import Conversation
 from promptd.engine.link import Link
@@ -138,11 +138,12 @@ class Engine:
         system: str | None = None,
         overflow: Literal["shift", "error"] | None = None,
         share_system: bool = False,
+        tools: tuple[Tool, ...] = (),
     ) -> Conversation:
         """Open a conversation for `guest`, which begins with the `system` message if there is one.
 
         With `share_system` that message's KV cells may be shared with other guests' conversations that begin alike;
-        nothing else ever is.
+        nothing else ever is. `tools` are what the model is told it may call; without a template it is told nothing.
         """
         pinned = () if system is None else (Message("system", system),)
         raw = template == "none" or not self.info.has_template
@@ -151,7 +152,7 @@ class Engine:
             guest,
             "none" if raw else "auto",
             overflow or ("error" if raw else "shift"),
-            Transcript(system=pinned, opened=time.time()),
+            Transcript(system=pinned, opened=time.time(), tools=() if raw else tools),
             pinned if share_system and not raw else None,
         )
 

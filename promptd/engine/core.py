@@ -14,7 +14,7 @@ from promptd.engine import llama
 from promptd.engine.generation import Generation
 from promptd.engine.kvcache import KVCache
 from promptd.engine.llama_logprobs import logprob_of
-from promptd.engine.loading import Loaded
+from promptd.engine.loading import Loaded, chat_template
 from promptd.engine.messages import (
     Accepted,
     Cancel,
@@ -46,7 +46,7 @@ from promptd.engine.scheduler import Scheduler, Work
 from promptd.engine.sequence import Sequence
 from promptd.engine.spill import Spill
 from promptd.engine.statistics import EngineStats, KVHolder
-from promptd.engine.template import ChatTemplate, JinjaTemplate, RawTemplate
+from promptd.engine.template import ChatTemplate, RawTemplate
 from promptd.engine.tokenizer import Fragment, Tokenizer
 from promptd.engine.transcript import TOKEN_CODE, Transcript, common_prefix
 from promptd.errors import InvalidArgument, PromptdError, RuntimeFailure, TimedOut, code_of
@@ -316,15 +316,8 @@ class Core:
         template is broken.
         """
         if template not in self._builders:
-            model = self.loaded.model
-            vocabulary = model.vocabulary
-            chat: ChatTemplate = RawTemplate()
-            if template == "auto" and model.template is not None:
-                variables = {
-                    "bos_token": vocabulary.text(vocabulary.bos),
-                    "eos_token": vocabulary.text(vocabulary.eos),
-                }
-                chat = JinjaTemplate(model.template, variables)
+            own = chat_template(self.loaded.model) if template == "auto" else None
+            chat: ChatTemplate = own or RawTemplate()
             self._builders[template] = PromptBuilder(self._tokenizer, chat, self.loaded.info.context)
         return self._builders[template]
 

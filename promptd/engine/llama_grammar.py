@@ -18,6 +18,12 @@ from promptd.engine.llama_samplers import SamplerChain
 ROOT = b"root"
 """The rule a grammar begins with."""
 
+_ANY_CHARACTER = r'char ::= [^"\\] |'
+_JSON_CHARACTER = r'char ::= [^"\\\x7F\x00-\x1F] |'
+"""llama-cpp-python's converter, older than llama.cpp's own (common/json-schema-to-grammar.cpp), lets line breaks into
+strings, which JSON does not allow.
+"""
+
 _ROW = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 """llama_token_data of llama.h"""
 
@@ -98,4 +104,4 @@ class Grammar:
 
 def schema_to_grammar(schema: str) -> str:
     """Return the GBNF of a JSON schema; raises whatever the converter raises for one it does not understand."""
-    return str(json_schema_to_gbnf(schema))
+    return str(json_schema_to_gbnf(schema)).replace(_ANY_CHARACTER, _JSON_CHARACTER)

@@ -10,6 +10,7 @@ from pathlib import Path
 from promptd.engine import llama
 from promptd.engine.messages import Start
 from promptd.engine.statistics import EngineInfo
+from promptd.engine.template import JinjaTemplate
 from promptd.errors import InvalidEncoding, NotFound, RuntimeFailure, TooLarge, UnsupportedOperation
 
 GGUF_MAGIC = b"GGUF"
@@ -103,8 +104,26 @@ def _describe(start: Start, model: llama.Model, context: llama.Context, *, offlo
         gpu_offload=llama.supports_gpu_offload(),
         threads=threads,
         warnings=tuple(warnings),
+        takes_tools=_takes_tools(model),
         llama_commit=llama.commit(),
     )
+
+
+def chat_template(model: llama.Model) -> JinjaTemplate | None:
+    """Return the model's own chat template, None where it has none; raises RuntimeFailure for one that is broken."""
+    if model.template is None:
+        return None
+    vocabulary = model.vocabulary
+    variables = {"bos_token": vocabulary.text(vocabulary.bos), "eos_token": vocabulary.text(vocabulary.eos)}
+    return JinjaTemplate(model.template, variables)
+
+
+def _takes_tools(model: llama.Model) -> bool:
+    try:
+        template = chat_template(model)
+    except RuntimeFailure:  # which whoever uses it is told
+        return False
+    return template is not None and template.takes_tools
 
 
 def _check_magic(path: Path) -> None:

@@ -4,12 +4,13 @@ context.
 
 from __future__ import annotations
 
+import json
 from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from promptd.chat import Message
+from promptd.chat import Message, Tool, ToolCall
 from promptd.engine.messages import MAX_TOKEN_CHARACTERS
 from promptd.engine.template import ChatTemplate
 from promptd.engine.tokenizer import Fragment, Tokenizer, choose_marker
@@ -59,7 +60,7 @@ class PromptBuilder:
         `history` is the conversation's tokens and `rendered` the fragments of its last prompt, None when they are
         not known any more. Raises TooLarge when the prompt cannot fit the context, and what the template raises.
         """
-        size = sum(len(message.content) for message in messages)
+        size = sum(map(_length, messages)) + sum(map(_length, transcript.tools))
         if size > self._context * MAX_TOKEN_CHARACTERS:
             raise TooLarge(
                 f"the prompt has {size} characters, far beyond the {self._context} tokens this conversation can hold"
@@ -148,9 +149,72 @@ class PromptBuilder:
         return _join(rendered, self._tokenizer.fragments(self._tokenizer.guard(reply, marker), marker))
 
     def _render(self, transcript: Transcript, messages: Sequence[Message]) -> list[Fragment]:
-        marker = choose_marker(message.content for message in messages)
-        guarded = [Message(message.role, self._tokenizer.guard(message.content, marker)) for message in messages]
-        return self._tokenizer.fragments(self._template.render(guarded, transcript.opened), marker)
+        marker = choose_marker([*_texts(transcript.tools), *_texts(messages)])
+        guarded = [self._guarded(message, marker) for message in messages]
+        tools = [self._guarded_tool(tool, marker) for tool in transcript.tools]
+        return self._tokenizer.fragments(self._template.render(guarded, transcript.opened, tools), marker)
+
+    def _guarded(self, message: Message, marker: str) -> Message:
+        def guard(text: str) -> str:
+            return self._tokenizer.guard(text, marker)
+
+        calls = tuple(
+            ToolCall(guard(call.id), guard(call.name), self._guarded_json(call.arguments, marker))
+            for call in message.calls
+        )
+        return replace(
+            message,
+            content=guard(message.content),
+            calls=calls,
+            call_id=guard(message.call_id),
+            tool=guard(message.tool),
+        )
+
+    def _guarded_tool(self, tool: Tool, marker: str) -> Tool:
+        return replace(
+            tool,
+            description=self._tokenizer.guard(tool.description, marker),
+            parameters=self._guarded_json(tool.parameters, marker),
+        )
+
+    def _guarded_json(self, text: str, marker: str) -> str:
+        """Guard the strings in a JSON text; raises InvalidArgument for what is none, or too deep."""
+
+        def guarded(value: Any) -> Any:
+            if isinstance(value, str):
+                return self._tokenizer.guard(value, marker)
+            if isinstance(value, dict):
+                return {guarded(key): guarded(each) for key, each in value.items()}
+            return [guarded(each) for each in value] if isinstance(value, list) else value
+
+        try:
+            return json.dumps(guarded(json.loads(text)), ensure_ascii=False)
+        except (ValueError, RecursionError) as error:
+            raise InvalidArgument(f"a tool or a call of one is not valid JSON: {error}") from error
+
+
+def _texts(parts: Iterable[Message | Tool]) -> Iterator[str]:
+    """Yield every text of messages and tools; JSON is one text, in which `json.loads` may find other characters."""
+    for part in parts:
+        if isinstance(part, Tool):
+            yield from (part.name, part.description, _unescaped(part.parameters))
+        else:
+            yield from (part.content, part.call_id, part.tool)
+            for call in part.calls:
+                yield from (call.id, call.name, _unescaped(call.arguments))
+
+
+def _unescaped(text: str) -> str:
+    """Return a JSON text with its characters spelt as they are; one that is none is refused later."""
+    try:
+        return json.dumps(json.loads(text), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _length(part: Message | Tool) -> int:
+    """Return how many characters a message or tool has."""
+    return sum(map(len, _texts((part,))))
 
 
 def _join(first: list[Fragment], second: list[Fragment]) -> list[Fragment]:

@@ -30,6 +30,8 @@ class EngineInfo(msgspec.Struct, frozen=True):
     threads: int
     warnings: tuple[str, ...]
     """Sentences for the operator."""
+    takes_tools: bool = False
+    """Whether the model's own chat template presents tools; for other models they are put in words."""
     llama_commit: str = ""
     """The commit of llama.cpp's ggml."""
 

@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -23,7 +24,8 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 
-from promptd.chat import Message
+from promptd.chat import Message, Tool
+from promptd.engine.tool_words import in_words
 from promptd.errors import InvalidArgument, PromptdError, RuntimeFailure
 
 MAX_SOURCE_CHARACTERS = 1_000_000
@@ -39,10 +41,14 @@ MAX_OPERAND = 10_000_000
 """Largest number, or length of a product, that arithmetic in a template may reach."""
 
 
+_PROBE = Tool("probe_tool", "Probes.", '{"type": "object", "properties": {}}')
+"""A tool that no conversation has."""
+
+
 class ChatTemplate(Protocol):
     """What makes one text of a conversation."""
 
-    def render(self, messages: Sequence[Message], opened: float) -> str:
+    def render(self, messages: Sequence[Message], opened: float, tools: Sequence[Tool] = ()) -> str:
         """Return the conversation up to where the assistant's next reply begins; `opened` is the wall-clock time it
         began.
         """
@@ -51,7 +57,7 @@ class ChatTemplate(Protocol):
 class RawTemplate:
     """No template: the text of a conversation is the texts in it, one after another."""
 
-    def render(self, messages: Sequence[Message], opened: float) -> str:
+    def render(self, messages: Sequence[Message], opened: float, tools: Sequence[Tool] = ()) -> str:
         return "".join(message.content for message in messages)
 
 
@@ -103,29 +109,44 @@ class JinjaTemplate:
         environment.globals.update(variables, raise_exception=_refuse, strftime_now=time.strftime)
         with _guarded():
             self._template = environment.from_string(source)
+        self._mentions_tools = "tools" in source
 
-    def render(self, messages: Sequence[Message], opened: float) -> str:
+    @cached_property
+    def takes_tools(self) -> bool:
+        """Whether the template presents tools to the model: the name of one is in what it makes."""
+        try:
+            return self._mentions_tools and _PROBE.name in self._render([Message("user", "a")], 0.0, [_PROBE])
+        except PromptdError:
+            return False
+
+    def render(self, messages: Sequence[Message], opened: float, tools: Sequence[Tool] = ()) -> str:
         """Return the rendered conversation.
 
         Where a template refuses a system message (Gemma's does), it is put before the first user message instead.
-        Raises InvalidArgument when the template refuses the messages, RuntimeFailure when it is faulty.
+        Where it does not present tools, they and their calls are put in words. Raises InvalidArgument when the template
+        refuses the messages, RuntimeFailure when it is faulty.
         """
+        if (tools or any(message.calls for message in messages)) and not self.takes_tools:
+            messages, tools = in_words(messages, tools), ()
         try:
-            return self._render(messages, opened)
+            return self._render(messages, opened, tools)
         except InvalidArgument:
             merged = _merge_system(messages)
             if merged is None:
                 raise
-            return self._render(merged, opened)
+            return self._render(merged, opened, tools)
 
-    def _render(self, messages: Sequence[Message], opened: float) -> str:
-        limit = MAX_OUTPUT_BASE + MAX_OUTPUT_FACTOR * sum(len(message.content) for message in messages)
+    def _render(self, messages: Sequence[Message], opened: float, tools: Sequence[Tool]) -> str:
+        sizes = (len(message.content) + sum(len(call.arguments) for call in message.calls) for message in messages)
+        limit = MAX_OUTPUT_BASE + MAX_OUTPUT_FACTOR * (sum(sizes) + sum(len(tool.parameters) for tool in tools))
         began = time.localtime(opened)
         values: dict[str, Any] = {
-            "messages": [{"role": message.role, "content": message.content} for message in messages],
+            "messages": [_message(message) for message in messages],
             "add_generation_prompt": True,
             "strftime_now": lambda form: time.strftime(form, began),
         }
+        if tools:
+            values["tools"] = [_tool(tool) for tool in tools]
         parts = []
         with _guarded():
             for part in self._template.generate(values):
@@ -134,6 +155,32 @@ class JinjaTemplate:
                 if limit < 0:
                     raise _TooMuch("it makes too much text")
         return "".join(parts)
+
+
+def _message(message: Message) -> dict[str, Any]:
+    """Return a message as templates know it: arguments of calls are objects there, not text."""
+    told: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.calls:
+        told["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": json.loads(call.arguments)},
+            }
+            for call in message.calls
+        ]
+    if message.call_id:
+        told["tool_call_id"] = message.call_id
+    if message.tool:
+        told["name"] = message.tool
+    return told
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    """Return a tool as templates know it, which is as OpenAI's clients send it."""
+    parameters = json.loads(tool.parameters)
+    function = {"name": tool.name, "description": tool.description, "parameters": parameters}
+    return {"type": "function", "function": function}
 
 
 def _merge_system(messages: Sequence[Message]) -> list[Message] | None:

@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from promptd.chat import Message
+from promptd.chat import Message, Tool
 
 TOKEN_CODE = "i"
 """Typecode of `array` for llama.cpp's 32-bit tokens."""
@@ -41,6 +41,8 @@ class Transcript:
     """Messages that are never dropped."""
     opened: float = 0.0
     """Wall-clock seconds; what a chat template sees as today, so that the past reads the same tomorrow."""
+    tools: tuple[Tool, ...] = ()
+    """What the model is told it may call."""
     base: bytes = b""
     """The token history before the first turn: empty until turns were dropped."""
     turns: list[Turn] = field(default_factory=list)

@@ -13,13 +13,14 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from promptd.chat import Completion, StopReason, Usage
+from promptd.chat import Completion, StopReason, Tool, ToolCall, Usage
 from promptd.errors import PromptdError
 from promptd.server.choices import choices
 from promptd.server.conversations import Conversations
 from promptd.server.errors import UnknownModel, error_body
 from promptd.server.replies import ServerSentEvents, sse, stream
-from promptd.server.schemas import ChatRequest, last_of_user
+from promptd.server.schemas import ChatRequest
+from promptd.server.tool_calls import CallReader, read_calls
 
 _FINISH_REASONS = {StopReason.MAX_TOKENS: "length", StopReason.CONTEXT_FULL: "length"}
 """OpenAI's word for why a reply ended; all others are "stop"."""
@@ -34,17 +35,14 @@ def chat_router(conversations: Conversations) -> APIRouter:
     async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
         """Answer the messages of one request; nothing of it is kept."""
         messages = [message.as_message() for message in body.messages]
+        offered = body.offer()
+        options, tools = body.options(offered), offered.tools
         if not body.stream:
-            replies = await choices(request, conversations, body.model, [messages], body.options(), body.n or 1)
-            return JSONResponse(_completion(body.model, replies))
-        conversation = await conversations.open(body.model, only_message=last_of_user(messages))
-        try:
-            turn = await conversation.start(messages, body.options(), ended=lambda _: conversation.close())
-        except BaseException:
-            conversation.close()
-            raise
+            replies = await choices(request, conversations, body.model, [messages], options, body.n or 1, tools=tools)
+            return JSONResponse(_completion(body.model, replies, tools))
+        turn = await conversations.answer(body.model, messages, options, tools=tools)
         include_usage = body.stream_options is not None and body.stream_options.include_usage
-        return await stream(request, turn, _Chunks(body.model, include_usage=include_usage))
+        return await stream(request, turn, _Chunks(body.model, tools, include_usage=include_usage))
 
     @router.get("/models")
     async def list_models() -> dict[str, Any]:
@@ -78,26 +76,37 @@ def usage_of_all(replies: Sequence[Completion], firsts: Sequence[Completion]) ->
     return usage_body(Usage(prompts.prompt, prompts.cached, generated))
 
 
-def finish_reason(completion: Completion) -> str:
-    """Return OpenAI's word for why a reply ended."""
-    return _FINISH_REASONS.get(completion.stop_reason, "stop")
+def finish_reason(completion: Completion, calls: Sequence[ToolCall] = ()) -> str:
+    """Return OpenAI's word for why a reply ended, with `calls` or without."""
+    return _FINISH_REASONS.get(completion.stop_reason, "tool_calls" if calls else "stop")
+
+
+def call_body(call: ToolCall) -> dict[str, Any]:
+    """Return a call in OpenAI's shape."""
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
 class _Chunks(ServerSentEvents):
     """The stream of one chat completion."""
 
-    def __init__(self, model: str, *, include_usage: bool) -> None:
+    def __init__(self, model: str, tools: Sequence[Tool], *, include_usage: bool) -> None:
         self._head = _head("chat.completion.chunk", model)
+        self._reader = CallReader(tools)
         self._include_usage = include_usage
 
     def begin(self) -> bytes:
         return self._choice({"role": "assistant", "content": ""})
 
     def piece(self, text: str) -> bytes:
-        return self._choice({"content": text})
+        said = self._reader.feed(text)
+        return self._choice({"content": said}) if said else b""
 
     def end(self, completion: Completion) -> bytes:
-        last = self._choice({}, finish_reason(completion))
+        rest, calls = self._reader.finish()
+        last = self._choice({"content": rest}) if rest else b""
+        for index, call in enumerate(calls):
+            last += self._choice({"tool_calls": [{"index": index, **call_body(call)}]})
+        last += self._choice({}, finish_reason(completion, calls))
         if self._include_usage:
             last += sse({**self._head, "choices": [], "usage": usage_body(completion.usage)})
         return last + b"data: [DONE]\n\n"
@@ -105,21 +114,20 @@ class _Chunks(ServerSentEvents):
     def fail(self, error: PromptdError) -> bytes:
         return sse(error_body(error))
 
-    def _choice(self, delta: dict[str, str], finish_reason: str | None = None) -> bytes:
+    def _choice(self, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         return sse({**self._head, "choices": [choice], **({"usage": None} if self._include_usage else {})})
 
 
-def _completion(model: str, replies: list[Completion]) -> dict[str, Any]:
-    listed = [
-        {
-            "index": index,
-            "message": {"role": "assistant", "content": reply.text, "refusal": None},
-            "logprobs": None,
-            "finish_reason": finish_reason(reply),
-        }
-        for index, reply in enumerate(replies)
-    ]
+def _completion(model: str, replies: list[Completion], tools: Sequence[Tool]) -> dict[str, Any]:
+    listed = []
+    for index, reply in enumerate(replies):
+        text, calls = read_calls(reply.text, tools)
+        message: dict[str, Any] = {"role": "assistant", "content": text or None if calls else text, "refusal": None}
+        if calls:
+            message["tool_calls"] = [call_body(call) for call in calls]
+        reason = finish_reason(reply, calls)
+        listed.append({"index": index, "message": message, "logprobs": None, "finish_reason": reason})
     return {**_head("chat.completion", model), "choices": listed, "usage": usage_of_all(replies, replies[:1])}
 
 

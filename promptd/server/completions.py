@@ -32,12 +32,7 @@ def completions_router(conversations: Conversations) -> APIRouter:
         prompts = [[Message("user", text)] for text in body.prompts()]
         if body.stream:
             include_usage = body.stream_options is not None and body.stream_options.include_usage
-            conversation = await conversations.open(body.model, raw=True)
-            try:
-                turn = await conversation.start(prompts[0], body.options(), ended=lambda _: conversation.close())
-            except BaseException:
-                conversation.close()
-                raise
+            turn = await conversations.answer(body.model, prompts[0], body.options(), raw=True)
             return await stream(request, turn, _Chunks(body.model, include_usage=include_usage))
         replies = await choices(request, conversations, body.model, prompts, body.options(), body.n or 1, raw=True)
         texts = [_choice(index, reply.text, finish_reason(reply)) for index, reply in enumerate(replies)]

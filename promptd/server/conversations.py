@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from functools import partial
 from typing import ParamSpec, Protocol, TypeVar
 
 from promptd.backends.base import Graph, PromptContext, Reply
 from promptd.backends.ggml import GgmlGraph
-from promptd.chat import ChatOptions, Message
+from promptd.chat import ChatOptions, Message, Tool
 from promptd.errors import Busy, PromptdError, UnsupportedOperation
 from promptd.server.errors import UnknownModel, as_promptd_error
 from promptd.server.guests import GuestInstance
@@ -70,11 +71,38 @@ class Conversations:
         """Return every name `open` takes."""
         return [*self._host.graph_names(), *(GUEST_PREFIX + name for name in self._host.guest_names())]
 
-    async def open(self, model: str, *, only_message: str | None = None, raw: bool = False) -> Conversation:
+    async def answer(
+        self,
+        model: str,
+        messages: Sequence[Message],
+        options: ChatOptions,
+        *,
+        raw: bool = False,
+        tools: Sequence[Tool] = (),
+    ) -> Turn:
+        """Start the reply to `messages` in a conversation of its own, which ends with it; raises what `open` and
+        `Conversation.start` raise.
+        """
+        if model.startswith(GUEST_PREFIX) and (
+            tools or options.json_schema or any(message.calls for message in messages)
+        ):
+            raise UnsupportedOperation("a guest takes neither tools nor a format of its replies; ask a graph for those")
+        last = next((message.content for message in reversed(messages) if message.role == "user"), "")
+        conversation = await self.open(model, only_message=last, raw=raw, tools=tools)
+        try:
+            return await conversation.start(messages, options, ended=lambda _: conversation.close())
+        except BaseException:
+            conversation.close()
+            raise
+
+    async def open(
+        self, model: str, *, only_message: str | None = None, raw: bool = False, tools: Sequence[Tool] = ()
+    ) -> Conversation:
         """Open a conversation with a graph, or with `guest/NAME`; loads and compiles what is not yet.
 
         `only_message` is what a command guest reads from its standard input when there is to be only one turn. With
-        `raw` a model goes on with text as it is, without its chat template, which no guest can. Raises UnknownModel,
+        `raw` a model goes on with text as it is, without its chat template, which no guest can. `tools` are what a
+        model is told it may ask for to be called. Raises UnknownModel,
         UnsupportedOperation, Busy when there are as many guests as the settings allow, and what loading raises.
         """
         if model not in self.models():
@@ -86,8 +114,11 @@ class Conversations:
                 )
             return await self._open_guest(model.removeprefix(GUEST_PREFIX), only_message)
         graph = await self._graph(model)
-        open_context = graph.raw_context if raw and isinstance(graph, GgmlGraph) else graph.prompt_context
-        context: PromptContext = await _on(self._engine_threads, open_context, current_client().identity)
+        if raw and isinstance(graph, GgmlGraph):
+            open_context: Callable[[str], PromptContext] = graph.raw_context
+        else:
+            open_context = partial(graph.prompt_context, tools=tools)
+        context = await _on(self._engine_threads, open_context, current_client().identity)
         return _GraphConversation(model, context, self._turns, self._engine_threads)
 
     @property
@@ -101,6 +132,16 @@ class Conversations:
             raise UnknownModel(model)
         if not model.startswith(GUEST_PREFIX):
             await self._graph(model)
+
+    async def takes_tools(self, model: str) -> bool:
+        """Return whether a graph presents tools to its model as that was trained for; loads it if need be.
+
+        Raises UnknownModel.
+        """
+        if model not in self.models():
+            raise UnknownModel(model)
+        graph = None if model.startswith(GUEST_PREFIX) else await self._graph(model)
+        return graph is not None and not (isinstance(graph, GgmlGraph) and not graph.info.takes_tools)
 
     async def preload(self) -> None:
         """Load every graph; one that cannot be loaded is logged, and tried again when it is asked for."""

@@ -8,79 +8,91 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
-from promptd.chat import ChatOptions, Completion, Message, StopReason
-from promptd.errors import PromptdError
+from promptd.chat import ChatOptions, Completion, Message, StopReason, Tool, ToolCall
+from promptd.errors import PromptdError, UnsupportedOperation
+from promptd.server.body import Body, SamplingFields, Text, json_text
 from promptd.server.conversations import Conversations
 from promptd.server.engines import info_of
-from promptd.server.errors import NotOffered, UnknownModel
+from promptd.server.errors import InvalidField, NotOffered, UnknownModel
+from promptd.server.formats import ANY_OBJECT
 from promptd.server.replies import stream, whole
-from promptd.server.schemas import MAX_STOP_SEQUENCES, ChatMessage, Text
+from promptd.server.schemas import ChatMessage
+from promptd.server.tool_calls import CallReader, read_calls
+from promptd.server.tools import MAX_TOOLS, ToolOffered, offer
 from promptd.wasm.host import Host
 
 _LATEST = ":latest"
 """The tag Ollama's clients add to a name that has none."""
 
-_SEEDS = 2**32
+
+class _Body(Body):
+    model_config = ConfigDict(strict=False)
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-
-class Options(_Body):
+class Options(SamplingFields):
     """How a reply is sampled; what is left out is the graph's own setting. -1 and -2 tokens are "no limit"."""
 
+    model_config = ConfigDict(strict=False)
+
     num_predict: int | None = None
-    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
-    top_k: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repeat_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
-    seed: int | None = None
-    stop: Text | Annotated[list[Text], Field(max_length=MAX_STOP_SEQUENCES)] | None = None
 
-    def chat_options(self) -> ChatOptions:
-        """Return what promptd's lower floors call these options."""
-        stop = [self.stop] if isinstance(self.stop, str) else self.stop
-        return ChatOptions(
-            max_tokens=self.num_predict if self.num_predict and self.num_predict > 0 else None,
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            min_p=self.min_p,
-            repeat_penalty=self.repeat_penalty,
-            seed=None if self.seed is None else self.seed % _SEEDS,
-            stop=None if stop is None else tuple(text for text in stop if text),
-        )
+    def chat_options(self, schema: str | None) -> ChatOptions:
+        """Return what promptd's lower floors call these options; `schema` is what the reply keeps to."""
+        limit = self.num_predict if self.num_predict and self.num_predict > 0 else None
+        return self.sampling(max_tokens=limit, json_schema=schema)
 
 
-class ChatBody(_Body):
+class _ReplyBody(_Body):
+    """What the bodies of both routes that make replies have in common."""
+
+    model: Text
+    stream: bool = True
+    options: Options | None = None
+    format: Literal["", "json"] | dict[str, Any] | None = None
+    """What the reply is to look like: any JSON object, or what a JSON schema says."""
+
+    def schema_text(self) -> str | None:
+        """Return the JSON schema that the reply keeps to, None where it may be any text."""
+        if not isinstance(self.format, dict):
+            return ANY_OBJECT if self.format else None
+        try:
+            return json_text(self.format)
+        except ValueError as error:
+            raise InvalidField(f"format: {error}", "format") from error
+
+
+class OllamaMessage(ChatMessage):
+    """One message, with the name of a tool where Ollama's clients put it."""
+
+    tool_name: Text | None = None
+
+    def as_message(self) -> Message:
+        """Return the message promptd's lower floors speak of."""
+        message = super().as_message()
+        return replace(message, tool=self.tool_name) if self.tool_name and self.role == "tool" else message
+
+
+class ChatBody(_ReplyBody):
     """The body of `POST /api/chat`."""
 
-    model: Text
-    messages: list[ChatMessage] = []
-    stream: bool = True
-    options: Options | None = None
-    format: Literal[""] | None = None
+    messages: list[OllamaMessage] = Field(default_factory=list)
+    tools: Annotated[list[ToolOffered], Field(max_length=MAX_TOOLS)] | None = None
 
 
-class GenerateBody(_Body):
+class GenerateBody(_ReplyBody):
     """The body of `POST /api/generate`."""
 
-    model: Text
     prompt: Text = ""
     system: Text | None = None
-    stream: bool = True
-    options: Options | None = None
-    format: Literal[""] | None = None
 
 
 class ModelBody(_Body):
@@ -96,30 +108,33 @@ def ollama_router(host: Host, conversations: Conversations) -> APIRouter:
     started = _now()
 
     async def answer(
-        request: Request, body: ChatBody | GenerateBody, messages: Sequence[Message], shape: str
+        request: Request,
+        body: ChatBody | GenerateBody,
+        messages: Sequence[Message],
+        shape: str,
+        tools: Sequence[Tool] = (),
     ) -> Response:
-        lines = _Lines(body.model, shape)
+        lines = _Lines(body.model, shape, tools)
         model = _name(body.model)
         if not messages:  # Ollama's way to load a model ahead of time
             await conversations.load(model)
             return JSONResponse(lines.line("", done=True, done_reason="load"))
-        last = next((message.content for message in reversed(messages) if message.role == "user"), "")
-        conversation = await conversations.open(model, only_message=last)
-        options = (body.options or Options()).chat_options()
-        try:
-            turn = await conversation.start(messages, options, ended=lambda _: conversation.close())
-        except BaseException:
-            conversation.close()
-            raise
+        offered = offer(tools, None, None, body.schema_text())
+        if tools and not await conversations.takes_tools(model):
+            raise UnsupportedOperation(f"{body.model} does not support tools")
+        options = (body.options or Options()).chat_options(offered.schema)
+        turn = await conversations.answer(model, messages, options, tools=tools)
         if body.stream:
             return await stream(request, turn, lines)
         completion = await whole(request, turn)
-        return JSONResponse({**lines.last(completion), **lines.content(completion.text)})
+        said, calls = read_calls(completion.text, tools)
+        return JSONResponse({**lines.last(completion), **lines.content(said, calls)})
 
     @router.post("/chat")
     async def chat(body: ChatBody, request: Request) -> Response:
         """Answer the messages of one request."""
-        return await answer(request, body, [message.as_message() for message in body.messages], "chat")
+        tools = [tool.as_tool() for tool in body.tools or ()]
+        return await answer(request, body, [message.as_message() for message in body.messages], "chat", tools)
 
     @router.post("/generate")
     async def generate(body: GenerateBody, request: Request) -> Response:
@@ -157,7 +172,8 @@ def ollama_router(host: Host, conversations: Conversations) -> APIRouter:
             f"{info.architecture}.context_length": info.n_ctx_train,
         } if info else {}  # fmt: skip
         template = info.template if info and info.template else ""
-        return {**_model(host, name), "model_info": about, "template": template, "capabilities": ["completion"],
+        capabilities = ["completion", "tools"] if info and info.takes_tools else ["completion"]
+        return {**_model(host, name), "model_info": about, "template": template, "capabilities": capabilities,
                 "parameters": "", "modelfile": "", "modified_at": started}  # fmt: skip
 
     @router.get("/version")
@@ -174,7 +190,8 @@ class _Lines:
     media_type = "application/x-ndjson"
     keep_alive = b""
 
-    def __init__(self, model: str, shape: str) -> None:
+    def __init__(self, model: str, shape: str, tools: Sequence[Tool]) -> None:
+        self._reader = CallReader(tools)
         self._model = model
         self._shape = shape
         self._began = time.perf_counter_ns()
@@ -185,10 +202,13 @@ class _Lines:
 
     def piece(self, text: str) -> bytes:
         self._first = self._first or time.perf_counter_ns()
-        return _encoded(self.line(text))
+        said = self._reader.feed(text)
+        return _encoded(self.line(said)) if said else b""
 
     def end(self, completion: Completion) -> bytes:
-        return _encoded(self.last(completion))
+        rest, calls = self._reader.finish()
+        before = _encoded({**self.line(rest), **self.content(rest, calls)}) if rest or calls else b""
+        return before + _encoded(self.last(completion))
 
     def fail(self, error: PromptdError) -> bytes:
         return _encoded({"error": str(error)})
@@ -197,8 +217,15 @@ class _Lines:
         head = {"model": self._model, "created_at": _now(), "done": False}
         return {**head, **self.content(text), **more}
 
-    def content(self, text: str) -> dict[str, Any]:
-        return {"message": {"role": "assistant", "content": text}} if self._shape == "chat" else {"response": text}
+    def content(self, text: str, calls: Sequence[ToolCall] = ()) -> dict[str, Any]:
+        if self._shape == "generate":
+            return {"response": text}
+        message: dict[str, Any] = {"role": "assistant", "content": text}
+        if calls:
+            message["tool_calls"] = [
+                {"function": {"name": call.name, "arguments": json.loads(call.arguments)}} for call in calls
+            ]
+        return {"message": message}
 
     def last(self, completion: Completion) -> dict[str, Any]:
         """Return the last line; durations are nanoseconds."""

@@ -17,7 +17,7 @@ from promptd.errors import PromptdError
 from promptd.server.conversations import Conversations
 from promptd.server.errors import error_body
 from promptd.server.replies import ServerSentEvents, sse, stream, whole
-from promptd.server.schemas import ResponsesRequest, last_of_user
+from promptd.server.schemas import ResponsesRequest
 
 _CUT = (StopReason.MAX_TOKENS, StopReason.CONTEXT_FULL)
 
@@ -29,13 +29,7 @@ def responses_router(conversations: Conversations) -> APIRouter:
     @router.post("/responses")
     async def create_response(body: ResponsesRequest, request: Request) -> Response:
         """Answer the input of one request; nothing of it is kept."""
-        messages = body.messages()
-        conversation = await conversations.open(body.model, only_message=last_of_user(messages))
-        try:
-            turn = await conversation.start(messages, body.options(), ended=lambda _: conversation.close())
-        except BaseException:
-            conversation.close()
-            raise
+        turn = await conversations.answer(body.model, body.messages(), body.options())
         events = _Events(body)
         if body.stream:
             return await stream(request, turn, events)

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from promptd.chat import ChatOptions, Message, Role
+from promptd.server.body import Body, SamplingFields, Text
+from promptd.server.formats import ResponseFormat
+from promptd.server.tools import MAX_TOOLS, CallMade, Offer, ToolChoice, ToolNamed, ToolOffered, offer
 
-MAX_STOP_SEQUENCES = 16
 MAX_CHOICES = 16
 """Most replies, and most prompts, of one request."""
-_SEEDS = 2**32
-
-
-def _encodable(text: str) -> str:
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise ValueError("half of a surrogate pair is not text") from None
-    return text
 
 
 def _text_of(content: Any) -> Any:
@@ -38,39 +29,39 @@ def _text_of(content: Any) -> Any:
     return "".join(texts)
 
 
-Text = Annotated[str, AfterValidator(_encodable)]
-
-
-class _Body(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore")
-
-
-class ChatMessage(_Body):
+class ChatMessage(Body):
     """One message of a request."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Annotated[Text, BeforeValidator(_text_of)] = ""
+    tool_calls: list[CallMade] | None = None
+    """What an assistant asked for."""
+    tool_call_id: Text | None = None
+    """Which call a tool's message answers."""
+    name: Text | None = None
+
+    @model_validator(mode="after")
+    def _calls_are_the_assistants(self) -> ChatMessage:
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError("tool_calls are part of an assistant's message")
+        return self
 
     def as_message(self) -> Message:
         """Return the message promptd's lower floors speak of; `developer` is OpenAI's newer word for `system`."""
         role: Role = "system" if self.role == "developer" else self.role
-        return Message(role, self.content)
+        calls = tuple(call.as_call() for call in self.tool_calls or ())
+        tool = self.name or "" if role == "tool" else ""
+        return Message(role, self.content, calls, self.tool_call_id or "", tool)
 
 
-class StreamOptions(_Body):
+class StreamOptions(Body):
     """What a stream carries beside the reply."""
 
     include_usage: bool = False
 
 
-class ResponseFormat(_Body):
-    """What the reply is to look like."""
-
-    type: str
-
-
-class ChatRequest(_Body):
-    """The body of `POST /v1/chat/completions`; `top_k`, `min_p` and `repeat_penalty` are as llama-server names them."""
+class ChatRequest(SamplingFields):
+    """The body of `POST /v1/chat/completions`."""
 
     model: Text
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
@@ -78,22 +69,15 @@ class ChatRequest(_Body):
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repeat_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
-    seed: int | None = None
-    stop: Text | Annotated[list[Text], Field(max_length=MAX_STOP_SEQUENCES)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     response_format: ResponseFormat | None = None
-
-    @field_validator("response_format")
-    @classmethod
-    def _plain_text(cls, response_format: ResponseFormat | None) -> ResponseFormat | None:
-        if response_format is not None and response_format.type != "text":
-            raise ValueError(f"promptd cannot hold replies to {response_format.type!r}; only 'text' is offered")
-        return response_format
+    tools: Annotated[list[ToolOffered], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    """Accepted; how many calls there are is the model's to say, and one where it is held to a call."""
+    functions: None = None
+    """OpenAI's older form of tools, refused."""
+    function_call: None = None
 
     @model_validator(mode="after")
     def _one_limit(self) -> ChatRequest:
@@ -103,21 +87,23 @@ class ChatRequest(_Body):
             raise ValueError("a stream carries one choice; leave n out, or stream out")
         return self
 
-    def options(self) -> ChatOptions:
-        """Return how the reply is to be sampled; what the request leaves out is the graph's own setting."""
-        return ChatOptions(
-            max_tokens=self.max_completion_tokens or self.max_tokens,
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            min_p=self.min_p,
-            repeat_penalty=self.repeat_penalty,
-            seed=None if self.seed is None else self.seed % _SEEDS,
-            stop=_stop(self.stop),
+    def offer(self) -> Offer:
+        """Return the tools offered, and what the reply has to look like; raises InvalidField."""
+        choice = self.tool_choice
+        named = choice.function.name if isinstance(choice, ToolNamed) else None
+        return offer(
+            [tool.as_tool() for tool in self.tools or ()],
+            choice if isinstance(choice, str) else None,
+            named,
+            self.response_format.schema_text() if self.response_format else None,
         )
 
+    def options(self, offered: Offer) -> ChatOptions:
+        """Return how the reply is to be sampled; what the request leaves out is the graph's own setting."""
+        return self.sampling(max_tokens=self.max_completion_tokens or self.max_tokens, json_schema=offered.schema)
 
-class CompletionRequest(_Body):
+
+class CompletionRequest(SamplingFields):
     """The body of `POST /v1/completions`; OpenAI's default for `max_tokens` is 16."""
 
     model: Text
@@ -125,11 +111,10 @@ class CompletionRequest(_Body):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = 16
-    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    seed: int | None = None
-    stop: Text | Annotated[list[Text], Field(max_length=MAX_STOP_SEQUENCES)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    echo: Literal[False] | None = None
+    suffix: None = None
+    """Neither the prompt nor a middle can be part of a reply: refused."""
 
     @model_validator(mode="after")
     def _one_stream(self) -> CompletionRequest:
@@ -143,13 +128,7 @@ class CompletionRequest(_Body):
 
     def options(self) -> ChatOptions:
         """Return how the texts are to go on."""
-        return ChatOptions(
-            max_tokens=self.max_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            seed=None if self.seed is None else self.seed % _SEEDS,
-            stop=_stop(self.stop),
-        )
+        return self.sampling(max_tokens=self.max_tokens)
 
 
 def _text_of_input(content: Any) -> Any:
@@ -165,7 +144,7 @@ def _text_of_input(content: Any) -> Any:
     return "".join(texts)
 
 
-class InputMessage(_Body):
+class InputMessage(Body):
     """One message of a response's input."""
 
     type: Literal["message"] = "message"
@@ -173,7 +152,7 @@ class InputMessage(_Body):
     content: Annotated[Text, BeforeValidator(_text_of_input)]
 
 
-class ResponsesRequest(_Body):
+class ResponsesRequest(Body):
     """The body of `POST /v1/responses`."""
 
     model: Text
@@ -201,18 +180,7 @@ class ResponsesRequest(_Body):
         return ChatOptions(max_tokens=self.max_output_tokens, temperature=self.temperature, top_p=self.top_p)
 
 
-def last_of_user(messages: Sequence[Message]) -> str:
-    """Return the last user message, which is all a command guest reads; empty when there is none."""
-    return next((message.content for message in reversed(messages) if message.role == "user"), "")
-
-
-def _stop(stop: str | list[str] | None) -> tuple[str, ...] | None:
-    if stop is None:
-        return None
-    return tuple(text for text in ([stop] if isinstance(stop, str) else stop) if text)
-
-
-class OpenSession(_Body):
+class OpenSession(Body):
     """The body of `POST /v1/sessions`: what to talk to, a guest or a graph."""
 
     guest: Text | None = None
@@ -225,7 +193,7 @@ class OpenSession(_Body):
         return self
 
 
-class SessionMessage(_Body):
+class SessionMessage(Body):
     """The body of `POST /v1/sessions/{id}/messages`: one user turn."""
 
     content: Text

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from promptd.chat import Message
+from promptd.chat import Message, Tool, ToolCall
 from promptd.engine.template import JinjaTemplate, RawTemplate
 from promptd.errors import InvalidArgument, RuntimeFailure
 
@@ -98,3 +100,37 @@ def test_no_template_is_the_texts_one_after_another() -> None:
 def test_a_template_that_takes_gigabytes_is_stopped(source: str) -> None:
     with pytest.raises(RuntimeFailure, match=r"too much memory|too much text"):
         JinjaTemplate(source, {}).render([Message("user", "hi")], 0.0)
+
+
+QWEN_LIKE = (
+    "{% if tools %}{% for tool in tools %}{{ tool | tojson }}{% endfor %}|{% endif %}"
+    "{% for message in messages %}[{{ message.role }}: {{ message.content }}"
+    "{% for call in message.tool_calls %}{{ call.function.name }}{{ call.function.arguments | tojson }}{% endfor %}]"
+    "{% endfor %}"
+)
+TOOL = Tool("clock", "Tells the time.", '{"type": "object", "properties": {"zone": {"type": "string"}}}')
+CALLED = [
+    *USER,
+    Message("assistant", "", (ToolCall("abcdefghi", "clock", '{"zone": "CET"}'),)),
+    Message("tool", "noon", call_id="abcdefghi", tool="clock"),
+]
+
+
+def test_a_template_that_presents_tools_is_given_them_as_openais_clients_send_them() -> None:
+    template = JinjaTemplate(QWEN_LIKE, {})
+    assert template.takes_tools
+    tools, _, rest = template.render(CALLED, 0.0, [TOOL]).partition("|")
+    function = {"name": "clock", "description": "Tells the time.", "parameters": json.loads(TOOL.parameters)}
+    assert json.loads(tools) == {"type": "function", "function": function}
+    assert rest == '[user: hi][assistant: clock{"zone": "CET"}][tool: noon]'
+
+
+@pytest.mark.parametrize("unaware", ["", "{# no tools here #}"])
+def test_tools_are_put_in_words_for_a_template_that_presents_none(unaware: str) -> None:
+    template = JinjaTemplate(unaware + "{% for m in messages %}[{{ m.role }}: {{ m.content }}]{% endfor %}", {})
+    assert not template.takes_tools
+    text = template.render([Message("system", "be brief"), *CALLED], 0.0, [TOOL])
+    assert text.startswith("[system: be brief\n\n# Tools") and '"zone": {"type": "string"}' in text
+    assert '[assistant: <tool_call>\n{"name": "clock", "arguments": {"zone": "CET"}}\n</tool_call>]' in text
+    assert text.endswith("[user: <tool_response>\nnoon\n</tool_response>]")
+    assert template.render(USER, 0.0) == "[user: hi]"

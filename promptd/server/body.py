@@ -1,0 +1,78 @@
+"""What the bodies of all requests have in common: strict types, text that can be encoded, how replies are sampled."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from promptd.chat import ChatOptions
+from promptd.server.doors import MAX_JSON_DEPTH, is_deeper
+
+MAX_STOP_SEQUENCES = 16
+_SEEDS = 2**32
+
+
+def _encodable(text: str) -> str:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError("half of a surrogate pair is not text") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+
+Stop = Text | Annotated[list[Text], Field(max_length=MAX_STOP_SEQUENCES)]
+
+
+class Body(BaseModel):
+    """A JSON object of a request; unknown fields are ignored, so that newer clients work."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class SamplingFields(Body):
+    """How a reply is sampled; what is left out is the graph's own setting.
+
+    `top_k`, `min_p` and `repeat_penalty` are beyond OpenAI's, and named as llama-server names them.
+    """
+
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repeat_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    seed: int | None = None
+    stop: Stop | None = None
+
+    def sampling(self, **more: Any) -> ChatOptions:
+        """Return these options, and `more`, as promptd's lower floors call them."""
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop
+        return ChatOptions(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            repeat_penalty=self.repeat_penalty,
+            seed=None if self.seed is None else self.seed % _SEEDS,
+            stop=None if stop is None else tuple(text for text in stop if text),
+            **more,
+        )
+
+
+def json_text(value: Any) -> str:
+    """Return `value` as JSON text; raises ValueError for text that cannot be encoded."""
+    return _encodable(json.dumps(value, ensure_ascii=False))
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """Return the JSON object that `text` spells, with no more levels than a body may have; raises ValueError."""
+    if is_deeper(text.encode("utf-8", "surrogatepass"), MAX_JSON_DEPTH):
+        raise ValueError(f"it has more than {MAX_JSON_DEPTH} levels of lists and objects")
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError("it is not a JSON object")
+    return value

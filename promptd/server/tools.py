@@ -1,0 +1,138 @@
+"""Tools as OpenAI's and Ollama's clients offer them, and what a request lets the model do with them.
+
+https://platform.openai.com/docs/guides/function-calling
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from promptd.chat import Tool, ToolCall
+from promptd.server.body import Body, Text, json_object, json_text
+from promptd.server.errors import InvalidField
+from promptd.server.reply_schema import reply_schema
+
+MAX_TOOLS = 128
+
+NO_PARAMETERS = '{"type": "object", "properties": {}}'
+
+ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}$")]
+
+
+class FunctionOffered(Body):
+    """A function the model may ask for."""
+
+    name: ToolName
+    description: Text | None = None
+    parameters: dict[str, Any] | None = None
+    """A JSON schema of an object."""
+
+
+class ToolOffered(Body):
+    """A tool the model may ask for; functions are the only kind."""
+
+    type: Literal["function"]
+    function: FunctionOffered
+
+    def as_tool(self) -> Tool:
+        """Return the tool promptd's lower floors speak of; raises InvalidField."""
+        return tool_of(self.function.name, self.function.description, self.function.parameters)
+
+
+class FunctionNamed(Body):
+    """The name of one function."""
+
+    name: Text
+
+
+class ToolNamed(Body):
+    """The one tool the model has to ask for."""
+
+    type: Literal["function"]
+    function: FunctionNamed
+
+
+ToolChoice = Literal["none", "auto", "required"] | ToolNamed
+
+
+def _arguments(value: Any) -> Any:
+    """Return a call's arguments as JSON text: OpenAI's clients send that, Ollama's an object."""
+    if isinstance(value, dict):
+        return json_text(value)
+    if not isinstance(value, str):
+        return value
+    try:
+        json_object(value or "{}")
+    except ValueError as error:
+        raise ValueError(f"the arguments of a call have to be a JSON object: {error}") from error
+    return value or "{}"
+
+
+class FunctionCalled(Body):
+    """What a call is of."""
+
+    name: Text
+    arguments: Annotated[Text, BeforeValidator(_arguments)]
+
+
+class CallMade(Body):
+    """A call in an assistant's message."""
+
+    id: Text = ""
+    type: Literal["function"] = "function"
+    function: FunctionCalled
+
+    def as_call(self) -> ToolCall:
+        """Return the call promptd's lower floors speak of."""
+        return ToolCall(self.id, self.function.name, self.function.arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a request offers the model: tools, whether it must call one, and what its reply has to look like."""
+
+    tools: tuple[Tool, ...] = ()
+    forced: tuple[Tool, ...] = ()
+    """Of which one has to be called, if there are any."""
+    reply: str | None = None
+    """A JSON schema of a reply that is no call."""
+
+    @property
+    def schema(self) -> str | None:
+        """The JSON schema that holds the model to the request, None where any text will do."""
+        if self.forced:
+            return reply_schema(self.forced, None)
+        return reply_schema(self.tools, self.reply) if self.reply else None
+
+
+def tool_of(name: str, description: str | None, parameters: dict[str, Any] | None) -> Tool:
+    """Return a tool; raises InvalidField when its parameters are no schema of an object."""
+    if parameters and parameters.get("type", "object") != "object":
+        raise InvalidField(f"the parameters of {name} have to be a JSON schema with the type 'object'", "tools")
+    try:
+        return Tool(name, description or "", json_text(parameters) if parameters else NO_PARAMETERS)
+    except ValueError as error:
+        raise InvalidField(f"the parameters of {name}: {error}", "tools") from error
+
+
+def offer(tools: Sequence[Tool], choice: str | None, named: str | None, reply: str | None = None) -> Offer:
+    """Return what is offered: `choice` is none, auto or required; `named` the one tool to be called.
+
+    `reply` is a JSON schema of replies that are no call. Raises InvalidField.
+    """
+    if len({tool.name for tool in tools}) < len(tools):
+        raise InvalidField("two tools have the same name", "tools")
+    if not tools and (named or choice == "required"):
+        raise InvalidField("a tool_choice that asks for a call needs tools", "tool_choice")
+    if choice == "none":
+        return Offer(reply=reply)
+    if named is not None:
+        forced = tuple(tool for tool in tools if tool.name == named)
+        if not forced:
+            raise InvalidField(f"there is no tool {named!r} in tools", "tool_choice")
+        return Offer(tuple(tools), forced, reply)
+    return Offer(tuple(tools), tuple(tools) if choice == "required" else (), reply)

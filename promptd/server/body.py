@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from promptd.chat import ChatOptions
+from promptd.config import MAX_BIASES
 from promptd.server.doors import MAX_JSON_DEPTH, is_deeper
 
 MAX_STOP_SEQUENCES = 16
@@ -28,6 +29,10 @@ Text = Annotated[str, AfterValidator(_encodable)]
 Stop = Text | Annotated[list[Text], Field(max_length=MAX_STOP_SEQUENCES)]
 
 
+TokenNumber = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+
+
 class Body(BaseModel):
     """A JSON object of a request; unknown fields are ignored, so that newer clients work."""
 
@@ -45,11 +50,15 @@ class SamplingFields(Body):
     top_k: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repeat_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    logit_bias: Annotated[dict[TokenNumber, Bias], Field(max_length=MAX_BIASES)] | None = None
     seed: int | None = None
     stop: Stop | None = None
 
     def sampling(self, **more: Any) -> ChatOptions:
         """Return these options, and `more`, as promptd's lower floors call them."""
+        biases = self.logit_bias or None
         stop = [self.stop] if isinstance(self.stop, str) else self.stop
         return ChatOptions(
             temperature=self.temperature,
@@ -57,6 +66,9 @@ class SamplingFields(Body):
             top_k=self.top_k,
             min_p=self.min_p,
             repeat_penalty=self.repeat_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            logit_bias=biases and tuple((int(token), bias) for token, bias in biases.items()),
             seed=None if self.seed is None else self.seed % _SEEDS,
             stop=None if stop is None else tuple(text for text in stop if text),
             **more,

@@ -13,11 +13,12 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from promptd.chat import Completion, StopReason, Tool, ToolCall, Usage
+from promptd.chat import Completion, StopReason, TokenLogprob, Tool, ToolCall, Usage
 from promptd.errors import PromptdError
 from promptd.server.choices import choices
 from promptd.server.conversations import Conversations
 from promptd.server.errors import UnknownModel, error_body
+from promptd.server.logprobs import chat_logprobs, logprobs_of
 from promptd.server.replies import ServerSentEvents, sse, stream
 from promptd.server.schemas import ChatRequest
 from promptd.server.tool_calls import CallReader, read_calls
@@ -39,7 +40,7 @@ def chat_router(conversations: Conversations) -> APIRouter:
         options, tools = body.options(offered), offered.tools
         if not body.stream:
             replies = await choices(request, conversations, body.model, [messages], options, body.n or 1, tools=tools)
-            return JSONResponse(_completion(body.model, replies, tools))
+            return JSONResponse(_completion(body.model, replies, tools, scored=bool(body.logprobs)))
         turn = await conversations.answer(body.model, messages, options, tools=tools)
         include_usage = body.stream_options is not None and body.stream_options.include_usage
         return await stream(request, turn, _Chunks(body.model, tools, include_usage=include_usage))
@@ -98,8 +99,8 @@ class _Chunks(ServerSentEvents):
         return self._choice({"role": "assistant", "content": ""})
 
     def piece(self, text: str) -> bytes:
-        said = self._reader.feed(text)
-        return self._choice({"content": said}) if said else b""
+        said, tokens = self._reader.feed(text), logprobs_of(text)
+        return self._choice({"content": said}, tokens=tokens) if said or tokens else b""
 
     def end(self, completion: Completion) -> bytes:
         rest, calls = self._reader.finish()
@@ -114,12 +115,15 @@ class _Chunks(ServerSentEvents):
     def fail(self, error: PromptdError) -> bytes:
         return sse(error_body(error))
 
-    def _choice(self, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    def _choice(
+        self, delta: dict[str, Any], finish_reason: str | None = None, tokens: Sequence[TokenLogprob] = ()
+    ) -> bytes:
+        scores = chat_logprobs(tokens) if tokens else None
+        choice = {"index": 0, "delta": delta, "logprobs": scores, "finish_reason": finish_reason}
         return sse({**self._head, "choices": [choice], **({"usage": None} if self._include_usage else {})})
 
 
-def _completion(model: str, replies: list[Completion], tools: Sequence[Tool]) -> dict[str, Any]:
+def _completion(model: str, replies: list[Completion], tools: Sequence[Tool], *, scored: bool) -> dict[str, Any]:
     listed = []
     for index, reply in enumerate(replies):
         text, calls = read_calls(reply.text, tools)
@@ -127,7 +131,8 @@ def _completion(model: str, replies: list[Completion], tools: Sequence[Tool]) ->
         if calls:
             message["tool_calls"] = [call_body(call) for call in calls]
         reason = finish_reason(reply, calls)
-        listed.append({"index": index, "message": message, "logprobs": None, "finish_reason": reason})
+        scores = chat_logprobs(reply.logprobs) if scored else None
+        listed.append({"index": index, "message": message, "logprobs": scores, "finish_reason": reason})
     return {**_head("chat.completion", model), "choices": listed, "usage": usage_of_all(replies, replies[:1])}
 
 

@@ -18,6 +18,7 @@ from promptd.server.chat import finish_reason, usage_body, usage_of_all
 from promptd.server.choices import choices
 from promptd.server.conversations import Conversations
 from promptd.server.errors import error_body
+from promptd.server.logprobs import CompletionLogprobs, logprobs_of
 from promptd.server.replies import ServerSentEvents, sse, stream
 from promptd.server.schemas import CompletionRequest
 
@@ -35,7 +36,10 @@ def completions_router(conversations: Conversations) -> APIRouter:
             turn = await conversations.answer(body.model, prompts[0], body.options(), raw=True)
             return await stream(request, turn, _Chunks(body.model, include_usage=include_usage))
         replies = await choices(request, conversations, body.model, prompts, body.options(), body.n or 1, raw=True)
-        texts = [_choice(index, reply.text, finish_reason(reply)) for index, reply in enumerate(replies)]
+        texts = []
+        for index, reply in enumerate(replies):
+            scores = None if body.logprobs is None else CompletionLogprobs().of(reply.logprobs)
+            texts.append(_choice(index, reply.text, finish_reason(reply), scores))
         firsts = replies[:: body.n or 1]
         return JSONResponse({**_head(body.model), "choices": texts, "usage": usage_of_all(replies, firsts)})
 
@@ -48,12 +52,14 @@ class _Chunks(ServerSentEvents):
     def __init__(self, model: str, *, include_usage: bool) -> None:
         self._head = _head(model)
         self._include_usage = include_usage
+        self._logprobs = CompletionLogprobs()
 
     def begin(self) -> bytes:
         return b""
 
     def piece(self, text: str) -> bytes:
-        return sse({**self._head, "choices": [_choice(0, text, None)]})
+        tokens = logprobs_of(text)
+        return sse({**self._head, "choices": [_choice(0, text, None, self._logprobs.of(tokens) if tokens else None)]})
 
     def end(self, completion: Completion) -> bytes:
         last = sse({**self._head, "choices": [_choice(0, "", finish_reason(completion))]})
@@ -70,5 +76,5 @@ def _head(model: str) -> dict[str, Any]:
     return {"id": identifier, "object": "text_completion", "created": int(time.time()), "model": model}
 
 
-def _choice(index: int, text: str, finish_reason: str | None) -> dict[str, Any]:
-    return {"index": index, "text": text, "logprobs": None, "finish_reason": finish_reason}
+def _choice(index: int, text: str, finish_reason: str | None, logprobs: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}

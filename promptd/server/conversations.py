@@ -83,10 +83,8 @@ class Conversations:
         """Start the reply to `messages` in a conversation of its own, which ends with it; raises what `open` and
         `Conversation.start` raise.
         """
-        if model.startswith(GUEST_PREFIX) and (
-            tools or options.json_schema or any(message.calls for message in messages)
-        ):
-            raise UnsupportedOperation("a guest takes neither tools nor a format of its replies; ask a graph for those")
+        if model.startswith(GUEST_PREFIX):
+            _check_guest_can(messages, options, tools)
         last = next((message.content for message in reversed(messages) if message.role == "user"), "")
         conversation = await self.open(model, only_message=last, raw=raw, tools=tools)
         try:
@@ -264,6 +262,14 @@ class _GuestConversation:
             loop = asyncio.get_running_loop()
             closing = self._threads.submit(self._instance.close)
             closing.add_done_callback(lambda _: loop.call_soon_threadsafe(self._closed))
+
+
+def _check_guest_can(messages: Sequence[Message], options: ChatOptions, tools: Sequence[Tool]) -> None:
+    """Refuse what would change the shape of a guest's reply; how its models sample it decides itself anyway."""
+    if tools or any(message.calls for message in messages):
+        raise UnsupportedOperation("a guest takes no tools; ask a graph for those")
+    if options.json_schema or options.logprobs is not None:
+        raise UnsupportedOperation("a guest's reply has no format and no log-probabilities; ask a graph for those")
 
 
 async def _on(threads: ThreadPoolExecutor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

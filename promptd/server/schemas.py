@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from promptd.chat import ChatOptions, Message, Role
+from promptd.chat import MAX_LOGPROBS, ChatOptions, Message, Role
 from promptd.server.body import Body, SamplingFields, Text
 from promptd.server.formats import ResponseFormat
 from promptd.server.tools import MAX_TOOLS, CallMade, Offer, ToolChoice, ToolNamed, ToolOffered, offer
@@ -75,9 +75,17 @@ class ChatRequest(SamplingFields):
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     """Accepted; how many calls there are is the model's to say, and one where it is held to a call."""
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     functions: None = None
     """OpenAI's older form of tools, refused."""
     function_call: None = None
+
+    @model_validator(mode="after")
+    def _logprobs_are_asked_for(self) -> ChatRequest:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs to be true")
+        return self
 
     @model_validator(mode="after")
     def _one_limit(self) -> ChatRequest:
@@ -100,7 +108,11 @@ class ChatRequest(SamplingFields):
 
     def options(self, offered: Offer) -> ChatOptions:
         """Return how the reply is to be sampled; what the request leaves out is the graph's own setting."""
-        return self.sampling(max_tokens=self.max_completion_tokens or self.max_tokens, json_schema=offered.schema)
+        return self.sampling(
+            max_tokens=self.max_completion_tokens or self.max_tokens,
+            json_schema=offered.schema,
+            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+        )
 
 
 class CompletionRequest(SamplingFields):
@@ -112,6 +124,7 @@ class CompletionRequest(SamplingFields):
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = 16
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     echo: Literal[False] | None = None
     suffix: None = None
     """Neither the prompt nor a middle can be part of a reply: refused."""
@@ -128,7 +141,7 @@ class CompletionRequest(SamplingFields):
 
     def options(self) -> ChatOptions:
         """Return how the texts are to go on."""
-        return self.sampling(max_tokens=self.max_tokens)
+        return self.sampling(max_tokens=self.max_tokens, logprobs=self.logprobs)
 
 
 def _text_of_input(content: Any) -> Any:

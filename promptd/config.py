@@ -201,6 +201,8 @@ class GuestSettings(GuestLimits):
     env: dict[str, str] = {}
     dirs: tuple[DirectoryGrant, ...] = ()
     args: tuple[str, ...] = ()
+    max_sessions: Annotated[int, Field(ge=1)] | None = None
+    """Instances of it the daemon runs at once, for sessions and other requests together; None is the server's limit."""
     wasmedge: bool = False
     """Answer a core module as WasmEdge does, also one that imports none of WasmEdge's extensions; `--nn-preload` sets
     this."""
@@ -216,6 +218,8 @@ class KeySettings(_Settings):
     requests_per_minute: Annotated[int, Field(ge=1)] | None = None
     tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
     """Prompt tokens that were decoded, and generated ones."""
+    max_sessions: Annotated[int, Field(ge=1)] | None = None
+    """Sessions that may be open at once; None is the server's limit."""
 
 
 class ServerSettings(_Settings):
@@ -234,10 +238,18 @@ class ServerSettings(_Settings):
     max_connections: Annotated[int, Field(ge=1)] = 4096
     session_idle: Duration = 1800.0
     """Seconds after which a session nobody talks to is closed."""
+    session_life: Duration | None = None
+    """Seconds after which a session is closed however busy it is; None is no limit."""
+    session_grace: Duration = 10.0
+    """Seconds a session's reply goes on for a client that has broken off; when it has not come back by then, the reply
+    is cancelled."""
+    session_buffer: Size = 256 * 1024
+    """Bytes of the last events of each session that are kept for a client that comes back."""
     log: Literal["console", "json"] = "console"
     preload: bool = False
     """Load every graph at the start rather than when it is first asked for; `/readyz` answers 503 meanwhile."""
-    max_sessions: Annotated[int, Field(ge=1)] = 256
+    max_sessions: Annotated[int, Field(ge=1)] = 1024
+    """Sessions of all clients that may be open at once; also how many instances of guests may run."""
 
     @model_validator(mode="after")
     def _keys_differ(self) -> ServerSettings:

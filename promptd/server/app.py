@@ -23,6 +23,7 @@ from promptd.server.operation import operation_router
 from promptd.server.page_routes import page_router
 from promptd.server.responses import responses_router
 from promptd.server.session_routes import session_router
+from promptd.server.session_socket import SocketOrigins, socket_router
 from promptd.server.sessions import Sessions
 from promptd.server.turn import Turns
 from promptd.wasm.host import Host
@@ -36,7 +37,7 @@ def create_app(host: Host, turns: Turns, *, names: Iterable[str] = (), local: bo
     """
     settings = host.settings.server
     conversations = Conversations(host, turns)
-    sessions = Sessions(conversations, limit=settings.max_sessions, idle_s=settings.session_idle)
+    sessions = Sessions(conversations, settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -61,6 +62,7 @@ def create_app(host: Host, turns: Turns, *, names: Iterable[str] = (), local: bo
             allow_headers=["Authorization", "Content-Type", "X-Api-Key"],
             expose_headers=["Retry-After", "X-Request-Id"],
         )
+    app.add_middleware(SocketOrigins, origins=settings.origins)
     app.add_middleware(CountRequests, metrics=turns.metrics)
     app.add_middleware(HostAllowList, names=(*names, *settings.hosts))
     app.add_middleware(LogRequests)
@@ -68,6 +70,7 @@ def create_app(host: Host, turns: Turns, *, names: Iterable[str] = (), local: bo
     app.include_router(completions_router(conversations))
     app.include_router(responses_router(conversations))
     app.include_router(session_router(sessions))
+    app.include_router(socket_router(sessions))
     app.include_router(ollama_router(host, conversations))
     app.include_router(page_router())
     app.include_router(operation_router(host, conversations, sessions, turns.metrics))

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
@@ -16,8 +17,8 @@ from promptd.backends.base import Graph, PromptContext, Reply
 from promptd.backends.ggml import GgmlGraph
 from promptd.chat import ChatOptions, Message, Tool
 from promptd.errors import Busy, PromptdError, UnsupportedOperation
-from promptd.server.errors import UnknownModel, as_promptd_error
-from promptd.server.guests import GuestInstance
+from promptd.server.errors import TooManySessions, UnknownModel, as_promptd_error
+from promptd.server.guests import AnsweredTurn, GuestInstance
 from promptd.server.keys import current_client
 from promptd.server.turn import STOP_S, Outcome, Turn, Turns
 from promptd.wasm.host import Host
@@ -49,6 +50,16 @@ class Conversation(Protocol):
         Raises a PromptdError, in which case `ended` is not called.
         """
 
+    async def fork(self) -> Conversation:
+        """Return a second conversation with the same past. Not while a turn runs; raises UnsupportedOperation of a
+        command, Busy and TooManySessions at the limits of guests.
+        """
+
+    async def rewind(self, turns: int) -> None:
+        """Forget the last `turns` turns. Not while a turn runs; raises InvalidArgument when there are fewer, and
+        UnsupportedOperation of a command.
+        """
+
     def close(self) -> None:
         """Free what is held, without waiting for it. Idempotent."""
 
@@ -60,7 +71,7 @@ class Conversations:
         self._host = host
         self._turns = turns
         self._limit = host.settings.server.max_sessions
-        self._guests = 0
+        self._guests: Counter[str] = Counter()
         self._preloading = False
         self._loading: dict[str, asyncio.Task[Graph]] = {}
         self._engine_threads = ThreadPoolExecutor(_ENGINE_THREADS, "engine-call")
@@ -122,7 +133,7 @@ class Conversations:
     @property
     def guests(self) -> int:
         """How many instances of guests are open."""
-        return self._guests
+        return self._guests.total()
 
     async def load(self, model: str) -> None:
         """Load a graph ahead of its first prompt; raises UnknownModel, and what loading raises."""
@@ -164,28 +175,38 @@ class Conversations:
             task.add_done_callback(lambda _: self._loading.pop(name))
         return await asyncio.shield(task)
 
-    async def _open_guest(self, name: str, only_message: str | None) -> Conversation:
-        if self._guests >= self._limit:
+    async def _open_guest(
+        self, name: str, only_message: str | None = None, past: Sequence[AnsweredTurn] = ()
+    ) -> Conversation:
+        if self._guests.total() >= self._limit:
             raise Busy(f"all {self._limit} places for guests are taken; close a session, or raise server.max-sessions")
-        self._guests += 1
+        limit = self._host.guest_settings(name).max_sessions
+        if limit is not None and self._guests[name] >= limit:
+            raise TooManySessions(
+                f"guest {name} may run {limit} times at once, and does; close a session, or raise its max-sessions"
+            )
+        self._guests[name] += 1
+        release = partial(self._release_guest, name)
         started = time.perf_counter()
         try:
             client = current_client().name
-            instance = await _on(self._guest_threads, GuestInstance, self._host, name, client, only_message)
+            instance = await _on(self._guest_threads, GuestInstance, self._host, name, client, only_message, past)
         except BaseException:
-            self._release_guest()
+            release()
             raise
         self._turns.metrics.guest_start.labels(name).observe(time.perf_counter() - started)
-        return _GuestConversation(name, instance, self._turns, self._guest_threads, self._release_guest)
+        return _GuestConversation(
+            name, instance, self._turns, self._guest_threads, lambda past: self._open_guest(name, past=past), release
+        )
 
-    def _release_guest(self) -> None:
-        self._guests -= 1
+    def _release_guest(self, name: str) -> None:
+        self._guests[name] -= 1
 
     async def close(self) -> None:
         """Wait for the guests to end; every conversation has been closed before."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_S):
-                while self._guests:
+                while self.guests:
                     await asyncio.sleep(0.02)
         # Not waited for: what a thread of the engine waits for ends with the graph, which the host closes next.
         self._guest_threads.shutdown(wait=False)
@@ -215,6 +236,13 @@ class _GraphConversation:
         reply.subscribe(turn.put)
         return turn
 
+    async def fork(self) -> Conversation:
+        context: PromptContext = await _on(self._threads, self._context.fork)
+        return _GraphConversation(self._model, context, self._turns, self._threads)
+
+    async def rewind(self, turns: int) -> None:
+        await _on(self._threads, self._context.rewind, turns)
+
     def close(self) -> None:
         with contextlib.suppress(RuntimeError):  # The threads have gone: so will the context, with its graph.
             self._threads.submit(self._context.close)
@@ -224,12 +252,20 @@ class _GuestConversation:
     """An instance of a guest. It takes a thread while it answers, and none of the server's between turns."""
 
     def __init__(
-        self, name: str, instance: GuestInstance, turns: Turns, threads: ThreadPoolExecutor, closed: Callable[[], None]
+        self,
+        name: str,
+        instance: GuestInstance,
+        turns: Turns,
+        threads: ThreadPoolExecutor,
+        reopen: Callable[[Sequence[AnsweredTurn]], Awaitable[Conversation]],
+        closed: Callable[[], None],
     ) -> None:
+        """`reopen` makes a conversation with another instance and a past of its own."""
         self._name = name
         self._instance = instance
         self._turns = turns
         self._threads = threads
+        self._reopen = reopen
         self._closed = closed
         self._open = True
 
@@ -255,6 +291,12 @@ class _GuestConversation:
 
         self._threads.submit(copy_context().run, work)
         return turn
+
+    async def fork(self) -> Conversation:
+        return await self._reopen(self._instance.past)
+
+    async def rewind(self, turns: int) -> None:
+        self._instance.rewind(turns)
 
     def close(self) -> None:
         if self._open:

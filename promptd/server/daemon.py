@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import resource
 import signal
@@ -17,8 +18,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from promptd.errors import InvalidArgument, SecurityDenied
 from promptd.server.app import create_app
@@ -29,6 +32,12 @@ from promptd.wasm.host import Host
 
 DRAIN_S = 5.0
 """What running replies get to end by themselves after SIGTERM; then they end with an error the client can read."""
+
+MAX_SOCKET_MESSAGE = 16 * 1024**2
+"""Bytes of one message over a WebSocket; the connection of a larger one is closed with code 1009."""
+
+PING_S = 20.0
+"""How often the client of a WebSocket is asked whether it is there, and how long it has to answer."""
 
 KEEP_ALIVE_S = 30
 """How long a connection may idle between requests."""
@@ -123,6 +132,11 @@ class Daemon:
             http=partial(_Connection, control=None if control is None else control.getsockname()),  # type: ignore[arg-type]
             h11_max_incomplete_event_size=MAX_HEADER_BYTES,
             limit_concurrency=host.settings.server.max_connections,
+            ws=_Socket,
+            ws_max_size=min(host.settings.server.max_body, MAX_SOCKET_MESSAGE),
+            ws_ping_interval=PING_S,
+            ws_ping_timeout=PING_S,
+            ws_per_message_deflate=False,  # which costs each connection hundreds of kilobytes
             log_config=None,
             access_log=False,
             server_header=False,
@@ -162,6 +176,24 @@ class _Connection(H11Protocol):
         super().on_response_complete()
         self._await_headers()
 
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        if len(self.connections) >= (self.limit_concurrency or math.inf):
+            self.send_503_response()
+            return
+        self._deadline.cancel()
+        super().handle_websocket_upgrade(event)
+
+    def send_503_response(self) -> None:
+        """Refuse a WebSocket, of which uvicorn takes any number."""
+        response = h11.Response(
+            status_code=503,
+            headers=[("Retry-After", "1"), ("Connection", "close"), ("Content-Length", "0")],
+            reason=b"Service Unavailable",
+        )
+        for part in (response, h11.EndOfMessage()):
+            self.transport.write(self.conn.send(part) or b"")
+        self.transport.close()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._deadline.cancel()
         super().connection_lost(exc)
@@ -177,6 +209,15 @@ class _Connection(H11Protocol):
             self.transport.close()
 
 
+class _Socket(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket, which would log a connection that was refused with a status as one nobody answered."""
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            self.handshake_complete = True
+
+
 class _Server(uvicorn.Server):
     """uvicorn's server, which says when it is ready and ends running replies at shutdown."""
 
@@ -190,9 +231,9 @@ class _Server(uvicorn.Server):
         self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        drain = asyncio.create_task(self._turns.drain(DRAIN_S))
+        # First, since uvicorn hangs up WebSockets at once. New requests are told meanwhile that the daemon goes down.
+        await self._turns.drain(DRAIN_S)
         await super().shutdown(sockets)
-        await drain
 
 
 @contextmanager

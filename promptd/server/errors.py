@@ -77,11 +77,32 @@ class RateLimited(Busy):
         self.retry_after_s = retry_after_s
 
 
+class TooManySessions(Busy):
+    """The key, or the guest, has as many sessions as its settings allow."""
+
+
+class Forgotten(NotFound):
+    """Events of a session that a client comes back for are no longer kept."""
+
+    def __init__(self, first: int) -> None:
+        super().__init__(
+            f"what came next is no longer kept: the first event that is has the number {first}; a reply's last event "
+            "has the whole of its text"
+        )
+
+
 class NotOffered(UnsupportedOperation):
     """A part of an API that promptd does not offer."""
 
 
-_STATUSES: dict[type[PromptdError], int] = {TurnRunning: 409, InvalidKey: 401, RateLimited: 429, NotOffered: 501}
+_STATUSES: dict[type[PromptdError], int] = {
+    TurnRunning: 409,
+    InvalidKey: 401,
+    RateLimited: 429,
+    TooManySessions: 429,
+    Forgotten: 410,
+    NotOffered: 501,
+}
 """Statuses of errors that only the server knows; those of all others are in the table of `promptd.errors`."""
 
 _CODES: dict[type[PromptdError], str] = {

@@ -5,9 +5,10 @@ from __future__ import annotations
 import codecs
 import logging
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 from promptd.chat import Completion, Message, StopReason
-from promptd.errors import InvalidArgument, RuntimeFailure, TooLarge
+from promptd.errors import InvalidArgument, RuntimeFailure, TooLarge, UnsupportedOperation
 from promptd.wasm.host import Host
 from promptd.wasm.stdio import Stdin, Stdio
 
@@ -15,6 +16,9 @@ Write = Callable[[str], None]
 
 MAX_CONVERSATION = 16 * 1024**2
 """Characters of all messages that a handler is called with, which the server keeps between its turns."""
+
+AnsweredTurn = tuple[Message, ...]
+"""The messages of a turn, and the reply."""
 
 _log = logging.getLogger(__name__)
 
@@ -25,11 +29,20 @@ class GuestInstance:
     With `only_message` a command guest reads that as its whole standard input, answers and exits.
     """
 
-    def __init__(self, host: Host, name: str, client: str = "", only_message: str | None = None) -> None:
-        """`client` is the name of the key it answers to: instances of different keys share nothing of the KV cache."""
+    def __init__(
+        self,
+        host: Host,
+        name: str,
+        client: str = "",
+        only_message: str | None = None,
+        past: Sequence[AnsweredTurn] = (),
+    ) -> None:
+        """`client` is the name of the key it answers to: instances of different keys share nothing of the KV cache.
+        `past` are turns that a handler is given before those to come.
+        """
         self._name = name
         self._once = only_message is not None
-        self._past: list[Message] = []
+        self._past = list(past)
         self._output = _Output()
         self._session = host.open_session(
             name,
@@ -45,6 +58,23 @@ class GuestInstance:
     def ended(self) -> bool:
         """Whether the instance has exited, trapped or been stopped, so that it answers no more."""
         return self._session.ended
+
+    @property
+    def past(self) -> list[AnsweredTurn]:
+        """The turns a handler has answered; raises UnsupportedOperation for a command, which keeps them to itself."""
+        if not self._session.guest.is_handler:
+            raise UnsupportedOperation(
+                f"guest {self._name} is a command: what it remembers is in its own memory, which can be neither copied "
+                "nor taken back; sessions with handlers and graphs can be forked and rewound"
+            )
+        return list(self._past)
+
+    def rewind(self, turns: int) -> None:
+        """Forget the last `turns` turns; raises InvalidArgument when there are fewer, and as `past`."""
+        answered = len(self.past)
+        if not 0 <= turns <= answered:
+            raise InvalidArgument(f"cannot rewind {turns} turns of a conversation that has {answered}")
+        del self._past[answered - turns :]
 
     def answer(self, messages: Sequence[Message], write: Write) -> Completion:
         """Return the guest's reply to `messages`, of which a command guest gets the last; `write` takes its pieces.
@@ -62,11 +92,11 @@ class GuestInstance:
 
     def _handle(self, messages: Sequence[Message]) -> str:
         """Return what the handler returns to the whole conversation; what it wrote before is the beginning of that."""
-        conversation = [*self._past, *messages]
+        conversation = [*chain.from_iterable(self._past), *messages]
         if sum(len(message.content) for message in conversation) > MAX_CONVERSATION:
             raise TooLarge(f"the conversation is longer than {MAX_CONVERSATION} characters; open a new session")
         text = self._session.respond(conversation, self._output.write)
-        self._past = [*conversation, Message("assistant", text)]
+        self._past.append((*messages, Message("assistant", text)))
         written = self._output.end()
         if text.startswith(written) and len(text) > len(written):
             self._output.write(text[len(written) :])

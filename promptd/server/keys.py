@@ -74,6 +74,8 @@ class Client:
         self.name = settings.name if settings else ""
         """The key's name; empty for those without."""
         self.scopes = frozenset(settings.scopes if settings else scopes)
+        self.max_sessions = settings.max_sessions if settings else None
+        """Most sessions it may have open; None is no limit of its own."""
         self._requests = Allowance(settings.requests_per_minute if settings else None)
         self._tokens = Allowance(settings.tokens_per_minute if settings else None)
 
@@ -124,9 +126,10 @@ class KeyDoor:
         try:
             is_own = scope.get("state", {}).get(OWN_USER, False)
             client = ANYONE if is_own else self._client(Headers(scope=scope))
-            if (needed := scope_of(scope["path"], scope["method"])) not in client.scopes:
+            method = scope.get("method", "GET")  # a WebSocket has none; its messages are admitted one by one
+            if (needed := scope_of(scope["path"], method)) not in client.scopes:
                 raise ScopeMissing(needed)
-            if scope["method"] != "GET":
+            if method != "GET":
                 client.admit()
         except (InvalidKey, ScopeMissing, RateLimited) as error:
             await error_response(error, scope["path"])(scope, receive, send)

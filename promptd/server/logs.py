@@ -91,19 +91,20 @@ class LogRequests:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).get(REQUEST_ID, "")
         identifier = given if _ID.fullmatch(given) else f"req_{secrets.token_hex(8)}"
         token = _request_id.set(identifier)
         began = time.perf_counter()
+        method = scope.get("method", "WEBSOCKET")
         status: int | None = None
 
         async def marked(message: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
+            if message["type"] in ("http.response.start", "websocket.http.response.start", "websocket.accept"):
+                status = message.get("status", 101)
                 MutableHeaders(scope=message)[REQUEST_ID] = identifier
             await send(message)
 
@@ -113,11 +114,11 @@ class LogRequests:
             route = route_of(scope)
             if route not in _QUIET or status is None or status >= 400:
                 fields = {
-                    "method": scope["method"],
+                    "method": method,
                     "route": route,
                     "status": status,
                     "seconds": round(time.perf_counter() - began, 4),
                     "client": scope.get("promptd.client", ""),
                 }
-                _log.info("%s %s %s", scope["method"], route, status or "client left", extra={"fields": fields})
+                _log.info("%s %s %s", method, route, status or "client left", extra={"fields": fields})
             _request_id.reset(token)

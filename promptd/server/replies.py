@@ -51,9 +51,9 @@ class ServerSentEvents:
     keep_alive = KEEPALIVE_COMMENT
 
 
-def sse(data: Any, event: str | None = None) -> bytes:
+def sse(data: Any, event: str | None = None, id: str | None = None) -> bytes:
     """Return one server-sent event with `data` as JSON."""
-    return format_sse_event(data_str=json.dumps(data, ensure_ascii=False, separators=(",", ":")), event=event)
+    return format_sse_event(data_str=json.dumps(data, ensure_ascii=False, separators=(",", ":")), event=event, id=id)
 
 
 async def whole(request: Request, turn: Turn) -> Completion:

@@ -211,3 +211,29 @@ class SessionMessage(Body):
 
     content: Text
     stream: bool = True
+
+
+class ForkSession(Body):
+    """The body of `POST /v1/sessions/{id}/fork`."""
+
+    rewind: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """How many of the last turns the fork is to leave out."""
+
+
+class RewindSession(Body):
+    """The body of `POST /v1/sessions/{id}/rewind`."""
+
+    turns: Annotated[int, Field(ge=0, lt=2**31)] = 1
+
+
+class SocketMessage(Body):
+    """What a client sends over a session's WebSocket: a user message, or the wish to hear no more of the reply."""
+
+    type: Literal["message", "cancel"]
+    content: Text = ""
+
+    @model_validator(mode="after")
+    def _has_content(self) -> SocketMessage:
+        if self.type == "message" and "content" not in self.model_fields_set:
+            raise ValueError("a message needs content")
+        return self

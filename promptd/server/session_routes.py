@@ -1,20 +1,29 @@
-"""The routes of sessions: open one with a guest or graph, send it messages, close it."""
+"""The routes of sessions: open one with a guest or graph, talk to it, come back to a reply, fork, rewind, close."""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from promptd.chat import Completion
-from promptd.errors import PromptdError
-from promptd.server.chat import usage_body
+from promptd.errors import InvalidArgument, NotFound, PromptdError, RuntimeFailure
 from promptd.server.conversations import GUEST_PREFIX
-from promptd.server.errors import error_body
-from promptd.server.replies import ServerSentEvents, sse, stream, whole
-from promptd.server.schemas import OpenSession, SessionMessage
+from promptd.server.errors import InvalidField
+from promptd.server.events import Numbered
+from promptd.server.replies import BEGIN_S, KEEP_ALIVE_S, ServerSentEvents, sse
+from promptd.server.schemas import ForkSession, OpenSession, RewindSession, SessionMessage
+from promptd.server.session_bodies import event_body, message_body, session_body
 from promptd.server.sessions import Session, Sessions
+
+MAX_PAGE = 1000
+"""Most sessions of one page of the list."""
 
 
 def session_router(sessions: Sessions) -> APIRouter:
@@ -25,69 +34,158 @@ def session_router(sessions: Sessions) -> APIRouter:
     async def open_session(body: OpenSession, request: Request) -> dict[str, Any]:
         """Start an instance of a guest, or open a conversation with a graph."""
         session = await sessions.open(body.graph if body.graph is not None else f"{GUEST_PREFIX}{body.guest}")
-        if await request.is_disconnected():
-            sessions.close(session.id)
-        return _session(session)
+        return await _opened(session, request)
 
     @router.get("")
-    async def list_sessions() -> dict[str, Any]:
-        """List the open sessions."""
-        return {"object": "list", "data": [_session(session) for session in sessions.all()]}
+    async def list_sessions(
+        limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100, after: Annotated[str | None, Query()] = None
+    ) -> dict[str, Any]:
+        """List the open sessions of the client's key, or all of them for an admin: those opened after the session
+        `after`, the oldest first.
+        """
+        open_ = sessions.all()
+        if after is not None:
+            place = next((place for place, session in enumerate(open_, 1) if session.id == after), None)
+            if place is None:
+                raise InvalidField("after: there is no such session; begin again without it", "after")
+            open_ = open_[place:]
+        return {
+            "object": "list",
+            "data": [session_body(session) for session in open_[:limit]],
+            "has_more": len(open_) > limit,
+        }
 
     @router.get("/{session_id}")
     async def retrieve_session(session_id: str) -> dict[str, Any]:
         """Describe one session."""
-        return _session(sessions.get(session_id))
+        return session_body(sessions.seen(session_id))
 
     @router.post("/{session_id}/messages")
     async def send_message(session_id: str, body: SessionMessage, request: Request) -> Response:
         """Send one user message and get the reply, as a stream unless `stream` is false."""
-        turn = await sessions.get(session_id).send(body.content)
-        if body.stream:
-            return await stream(request, turn, _Events())
-        return JSONResponse(_message(await whole(request, turn)))
+        session = sessions.get(session_id)
+        with ExitStack() as stack:
+            stack.enter_context(session.listening())
+            before = await session.send(body.content)
+            if not body.stream:
+                return JSONResponse(message_body(await _whole(request, session, before)))
+            first = await session.events.next(before, BEGIN_S)
+            if first is not None and isinstance(first.event, PromptdError):
+                raise first.event
+            return _EventStream(session, before, stack.pop_all())
+
+    @router.get("/{session_id}/events")
+    async def read_events(
+        session_id: str,
+        after: Annotated[int | None, Query(ge=0)] = None,
+        last_event_id: Annotated[str | None, Header()] = None,
+    ) -> Response:
+        """Go on with a reply where a stream broke off: with the event after `after`, or Last-Event-ID, to the end.
+
+        Without either, from the beginning of the last reply. 204 says that there is nothing more.
+        """
+        session = sessions.events_of(session_id)
+        start = _number(last_event_id) if after is None and last_event_id else after
+        start = session.began if start is None else start
+        session.events.check(start)
+        if start == session.events.last and not session.busy:
+            return Response(status_code=204)
+        with ExitStack() as stack:
+            stack.enter_context(session.listening())
+            return _EventStream(session, start, stack.pop_all())
+
+    @router.post("/{session_id}/cancel")
+    async def cancel_reply(session_id: str) -> dict[str, Any]:
+        """Stop the reply that is being made; a guest ends with it, and its session too."""
+        return {"cancelled": sessions.get(session_id).cancel()}
+
+    @router.post("/{session_id}/fork", status_code=201)
+    async def fork_session(session_id: str, request: Request, body: ForkSession | None = None) -> dict[str, Any]:
+        """Open a second session with the same past, or without its last `rewind` turns."""
+        return await _opened(await sessions.fork(session_id, body.rewind if body else 0), request)
+
+    @router.post("/{session_id}/rewind")
+    async def rewind_session(session_id: str, body: RewindSession | None = None) -> dict[str, Any]:
+        """Take back the last `turns` turns."""
+        session = sessions.get(session_id)
+        await session.rewind(body.turns if body else 1)
+        return session_body(session)
 
     @router.delete("/{session_id}", status_code=204)
     async def close_session(session_id: str) -> None:
         """End a session; a reply that is being made is cancelled."""
         sessions.close(session_id)
 
+    async def _opened(session: Session, request: Request) -> dict[str, Any]:
+        if await request.is_disconnected():
+            sessions.close(session.id)
+        return session_body(session)
+
     return router
 
 
-class _Events(ServerSentEvents):
-    """The stream of one turn: `piece` events, then one `message` or `error` event."""
+class _EventStream(StreamingResponse):
+    """The events of a session, up to the end of the reply that is being made."""
 
-    def begin(self) -> bytes:
-        return b""
+    def __init__(self, session: Session, after: int, listening: ExitStack) -> None:
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(_events(session, after), headers=headers, media_type=ServerSentEvents.media_type)
+        self._listening = listening
 
-    def piece(self, text: str) -> bytes:
-        return sse({"content": text}, "piece")
-
-    def end(self, completion: Completion) -> bytes:
-        return sse(_message(completion), "message")
-
-    def fail(self, error: PromptdError) -> bytes:
-        return sse(error_body(error), "error")
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._listening:
+            await super().__call__(scope, receive, send)
 
 
-def _message(completion: Completion) -> dict[str, Any]:
-    return {
-        "role": "assistant",
-        "content": completion.text,
-        "stop_reason": completion.stop_reason.value,
-        "usage": usage_body(completion.usage),
-    }
+async def _events(session: Session, after: int) -> AsyncIterator[bytes]:
+    try:
+        while True:
+            event = await session.events.next(after, KEEP_ALIVE_S)
+            if event is not None:
+                yield _encoded(event)
+                after = event.number
+                if event.is_last:
+                    return
+            elif session.events.closed:
+                return
+            else:
+                yield ServerSentEvents.keep_alive
+    except NotFound as error:  # Forgotten: this client reads more slowly than the reply is made
+        kind, data = event_body(error)
+        yield sse(data, kind)
 
 
-def _session(session: Session) -> dict[str, Any]:
-    is_guest = session.model.startswith(GUEST_PREFIX)
-    return {
-        "id": session.id,
-        "object": "session",
-        "guest": session.model.removeprefix(GUEST_PREFIX) if is_guest else None,
-        "graph": None if is_guest else session.model,
-        "created": session.created,
-        "turns": session.turns,
-        "busy": session.busy,
-    }
+def _encoded(event: Numbered) -> bytes:
+    kind, data = event_body(event.event)
+    return sse(data, kind, str(event.number))
+
+
+async def _whole(request: Request, session: Session, after: int) -> Completion:
+    """Wait for the whole reply; raises the PromptdError that ended it. A client that leaves meanwhile cancels it."""
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        session.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        while (event := await session.events.next(after)) is not None and not event.is_last:
+            after = event.number
+    except BaseException:
+        session.cancel()
+        raise
+    finally:
+        watcher.cancel()
+    outcome = event.event if event else RuntimeFailure("the session was closed before its reply was whole")
+    if isinstance(outcome, Completion):
+        return outcome
+    assert isinstance(outcome, PromptdError)
+    raise outcome
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise InvalidArgument("Last-Event-ID is not the number of an event") from None

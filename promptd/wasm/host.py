@@ -42,6 +42,11 @@ class Host:
         """Return the names of all guests, sorted."""
         return sorted(self.settings.guests)
 
+    def guest_settings(self, name: str) -> GuestSettings:
+        """Return what the guest of that name is granted; raises NotFound."""
+        settings: GuestSettings = self._guests.settings(name)
+        return settings
+
     def load_guests(self) -> None:
         """Compile all guests now, so that nobody waits for it later; raises the PromptdError of one that fails."""
         for name in self.guest_names():
@@ -58,7 +63,7 @@ class Host:
     def open_session(self, guest_name: str, *, stdio: Stdio, identity: str) -> Session:
         """Start an instance of the guest of that name, with the grants its settings give it; raises a PromptdError."""
         guest = self._guests.get(guest_name)
-        grant = Grant.of(self.settings.guests[guest_name])
+        grant = Grant.of(self.guest_settings(guest_name))
         return Session(self._runtime, guest, grant, self.graph, stdio, identity)
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ import httpx2
 import pytest
 from serving import Served, serving, wait_until
 
-from promptd.config import GraphSettings, GuestSettings, Settings
+from promptd.config import GraphSettings, GuestSettings, ServerSettings, Settings
 
 ENDLESS = 1500
 """Tokens of a reply nobody waits for."""
@@ -30,7 +30,8 @@ def rambling(smollm2: Path, guest_files: dict[str, Path], built_guest: Callable[
         "handler": GuestSettings(file=guest_files["handler"]),
         "persona": GuestSettings(file=built_guest("persona"), graphs=("chat",)),
     }
-    with serving(Settings(graphs={"chat": chat}, guests=guests)) as running:
+    server = ServerSettings(session_grace=0)
+    with serving(Settings(graphs={"chat": chat}, guests=guests, server=server)) as running:
         yield running
 
 
@@ -70,6 +71,19 @@ def test_a_client_that_leaves_a_graphs_session_can_come_back(rambling: Served) -
             assert next(stream)[0] == "piece"
         wait_until(lambda: not rambling.http.get(f"/v1/sessions/{session}").json()["busy"])
     assert rambling.http.get(f"/v1/sessions/{session}").json()["turns"] == 0
+    rambling.http.delete(f"/v1/sessions/{session}")
+    _no_sequences(rambling)
+
+
+def test_a_reply_that_is_cancelled_frees_its_sequence_and_leaves_the_session_as_it_was(rambling: Served) -> None:
+    session = rambling.open(graph="chat")
+    with rambling.streaming(f"/v1/sessions/{session}/messages", {"content": "Are dogs real?"}) as stream:
+        next(stream)
+        assert rambling.http.post(f"/v1/sessions/{session}/cancel").json() == {"cancelled": True}
+        *_, (event, message) = stream
+    assert (event, message["stop_reason"]) == ("message", "cancelled")
+    described = rambling.http.get(f"/v1/sessions/{session}").json()
+    assert (described["turns"], described["busy"]) == (0, False)
     rambling.http.delete(f"/v1/sessions/{session}")
     _no_sequences(rambling)
 

@@ -46,6 +46,7 @@ from promptd.engine.scheduler import Scheduler, Work
 from promptd.engine.sequence import Sequence
 from promptd.engine.spill import Spill
 from promptd.engine.statistics import EngineStats, KVHolder
+from promptd.engine.stepper import Stepper
 from promptd.engine.template import ChatTemplate, RawTemplate
 from promptd.engine.tokenizer import Fragment, Tokenizer
 from promptd.engine.transcript import TOKEN_CODE, Transcript, common_prefix
@@ -82,12 +83,19 @@ class Core:
         queue: int,
         weights: dict[str, float],
         spill: Spill,
+        adapt_threads: bool,
     ) -> None:
         self.loaded = loaded
         self._spill = spill
         self._kv = KVCache(loaded.context, loaded.context.cells, max_sequences, spill)
         self._scheduler = Scheduler(self._kv, step_tokens, queue, weights)
-        self._batch = llama.Batch(step_tokens)
+        self._stepper = Stepper(
+            loaded.context,
+            self._scheduler,
+            step_tokens=step_tokens,
+            threads=loaded.info.threads,
+            adapt_threads=adapt_threads,
+        )
         self._tokenizer = Tokenizer(loaded.model.vocabulary)
         self._builders: dict[str, PromptBuilder] = {}
         self._dialogues: dict[int, _Dialogue] = {}
@@ -148,21 +156,10 @@ class Core:
 
     def _decode(self, work: list[Work]) -> list[Event]:
         events: list[Event] = []
-        self._batch.clear()
-        outputs = []
-        for item in work:
-            sequence = item.generation.sequence
-            assert sequence.slot is not None
-            tokens = sequence.tokens[item.start : item.start + item.count]
-            index = self._batch.add(tokens, item.start, sequence.slot, output=item.output)
-            if item.output:
-                outputs.append((item.generation, index))
-        began = time.monotonic()
         try:
-            self.loaded.context.decode(self._batch)
+            outputs = self._stepper.run(work)
         except llama.LlamaError as error:
             return self._lose(error)
-        self._scheduler.measured(work, time.monotonic() - began)
         self._spill.prefill_token = self._scheduler.prefill_seconds
         pieces = []
         ended = []
@@ -332,6 +329,8 @@ class Core:
             steps=counters.steps,
             batch_width_sum=sum(width * steps for width, steps in counters.widths.items()),
             batch_widths=dict(counters.widths),
+            threads=self._stepper.threads,
+            thread_changes=self._stepper.thread_changes,
             turns=counters.turns,
             evictions=kv.evictions,
             preemptions=counters.preemptions,

@@ -18,20 +18,19 @@ import msgspec
 
 from promptd.engine.channel import Channel, ProtocolError
 from promptd.engine.messages import Command, Event, LoadFailed, Ready, Start
+from promptd.engine.run_queue import runnable
 from promptd.engine.statistics import EngineInfo
 from promptd.errors import BY_NAME, RuntimeFailure
 
 EXIT_SECONDS = 1.0
 """How long a worker whose socket was closed may finish its step before it is killed."""
 
-SPIN_COUNT = "1000"
-"""How long an OpenMP thread of llama.cpp spins at a barrier before it sleeps (GOMP_SPINCOUNT, read when libgomp
-loads).
-
-The default spins for milliseconds. On cores that guests and HTTP threads also use that is a collapse: with two busy
-neighbours on two cores SmolLM2 decoded 5 tokens/s by default, 59 with 1000, for a fifth less when the machine is
-quiet and one sequence runs, and for nothing at eight sequences.
+SHORT_SPIN = "1000"
+"""How long an OpenMP thread of llama.cpp spins at a barrier before it sleeps, where others use the cores too
+(GOMP_SPINCOUNT, read when libgomp loads). libgomp's default is milliseconds; docs/engine.md has the measurements.
 """
+_SPIN_VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+"""By either the operator has chosen."""
 
 _INHERITED = (
     "PATH",
@@ -143,6 +142,9 @@ class Link:
         except ProtocolError:
             _log.exception("a worker process sent what is no message, and is ended")
 
+    def _spin(self) -> str | None:
+        return spin_count(self._start.threads, runnable(), os.cpu_count() or 1)
+
     def _spawn(self, stderr: int) -> subprocess.Popen[bytes]:
         descriptor = self._far_socket.fileno()
         with self._far_socket:
@@ -152,15 +154,25 @@ class Link:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
-                env=worker_environment(os.environ),
+                env=worker_environment(os.environ, spin=self._spin()),
                 process_group=0,
             )
 
 
-def worker_environment(parent: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a worker whose parent has `parent`."""
+def worker_environment(parent: Mapping[str, str], *, spin: str | None) -> dict[str, str]:
+    """Return the environment of a worker whose parent has `parent`; `spin` holds where that does not choose."""
     kept = {name: value for name, value in parent.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)}
-    return {"GOMP_SPINCOUNT": SPIN_COUNT, "GGML_NO_BACKTRACE": "1", **kept}
+    chosen = {} if spin is None or any(name in parent for name in _SPIN_VARIABLES) else {"GOMP_SPINCOUNT": spin}
+    return {**chosen, "GGML_NO_BACKTRACE": "1", **kept}
+
+
+def spin_count(threads: int | None, runnable: int, cores: int) -> str | None:
+    """Return how long threads spin, None for libgomp's default.
+
+    That is fastest on free cores, if nobody has fixed the number of `threads`: where the cores are free no more, fewer
+    threads are used (threads.py). `runnable` threads run on the machine's `cores` already.
+    """
+    return None if threads is None and runnable < cores else SHORT_SPIN
 
 
 def _reap(process: subprocess.Popen[bytes]) -> int:

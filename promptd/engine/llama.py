@@ -307,6 +307,10 @@ class Context:
         """Cells of the KV cache: llama.cpp rounds what it was asked for."""
         return int(_llama.llama_n_ctx(self._handle))
 
+    def set_threads(self, threads: int) -> None:
+        """Compute the steps from now on by so many threads."""
+        _llama.llama_set_n_threads(self._handle, threads, threads)
+
     def decode(self, batch: Batch) -> None:
         """Run one step; raises LlamaError, after which the KV cache is undefined for the sequences in the batch."""
         status = _llama.llama_decode(self._handle, batch.batch)

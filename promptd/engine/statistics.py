@@ -28,6 +28,7 @@ class EngineInfo(msgspec.Struct, frozen=True):
     gpu_offload: bool
     """Whether this build of llama.cpp can offload to a GPU at all."""
     threads: int
+    """Most threads that compute a step."""
     warnings: tuple[str, ...]
     """Sentences for the operator."""
     takes_tools: bool = False
@@ -62,6 +63,10 @@ class EngineStats(msgspec.Struct, frozen=True):
     batch_width_sum: int = 0
     batch_widths: dict[int, int] = {}
     """Sequences in a step -> number of such steps."""
+    threads: int = 0
+    """Threads that compute a step now."""
+    thread_changes: int = 0
+    """Times that number was changed, to what the load of the machine made best."""
     turns: int = 0
     """Replies that ended and stand in their conversation."""
     evictions: int = 0

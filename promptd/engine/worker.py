@@ -43,6 +43,7 @@ def main(descriptor: int) -> int:
                 max_sequences=start.max_sequences,
                 queue=start.queue,
                 weights=start.weights,
+                adapt_threads=start.threads is None,
                 spill=Spill(
                     loaded.context,
                     memory=start.spill_memory,

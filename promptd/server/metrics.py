@@ -27,6 +27,7 @@ _GUEST_START_S = (0.00005, 0.0001, 0.001, 0.01, 0.1, 1, 10, 60)
 _GAUGES: dict[str, tuple[str, Callable[[EngineView], float]]] = {
     "queue": ("Prompts that wait for a place in the batch.", lambda view: view.stats.queue),
     "batch_width": ("Replies that are being made together.", lambda view: view.stats.running),
+    "threads": ("Threads that compute a step.", lambda view: view.stats.threads),
     "conversations": ("Conversations open.", lambda view: view.stats.sequences),
     "conversations_resident": ("Conversations that hold KV cells.", lambda view: view.stats.resident),
     "kv_cells_used": ("KV cells that hold a token.", lambda view: view.stats.kv_used),
@@ -38,6 +39,7 @@ _COUNTERS: dict[str, tuple[str, Callable[[EngineView], float]]] = {
     "generated_tokens": ("Tokens generated.", lambda view: view.stats.generated_tokens),
     "steps": ("Calls of llama_decode.", lambda view: view.stats.steps),
     "step_sequences": ("Sequences in all steps together.", lambda view: view.stats.batch_width_sum),
+    "thread_changes": ("Changes of the number of threads.", lambda view: view.stats.thread_changes),
     "evictions": ("Conversations that lost their KV cells to others.", lambda view: view.stats.evictions),
     "preemptions": ("Replies that were put back in the queue.", lambda view: view.stats.preemptions),
     "worker_starts": ("Starts of the worker process.", lambda view: view.stats.worker_starts),

@@ -184,6 +184,7 @@ def test_the_worker_is_not_given_the_parents_secrets(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "1000")
     with Engine(tiny(), EXACT) as engine:
         environment = Path(f"/proc/{engine.stats().worker_pid}/environ").read_bytes()
     names = {entry.partition(b"=")[0].decode() for entry in environment.split(b"\0") if entry}
@@ -192,10 +193,19 @@ def test_the_worker_is_not_given_the_parents_secrets(
 
 
 def test_an_operators_openmp_settings_are_kept() -> None:
-    environment = link.worker_environment({"GOMP_SPINCOUNT": "7", "OMP_WAIT_POLICY": "active", "SECRET": "x"})
+    environment = link.worker_environment({"GOMP_SPINCOUNT": "7", "SECRET": "x"}, spin="1000")
     assert environment["GOMP_SPINCOUNT"] == "7"
-    assert environment["OMP_WAIT_POLICY"] == "active"
     assert "SECRET" not in environment
+    environment = link.worker_environment({"OMP_WAIT_POLICY": "passive"}, spin="1000")
+    assert environment["OMP_WAIT_POLICY"] == "passive"
+    assert "GOMP_SPINCOUNT" not in environment, "which would overrule the policy"
+
+
+def test_threads_spin_long_only_where_cores_are_free_and_fewer_threads_can_be_used_when_they_are_not() -> None:
+    assert link.spin_count(threads=None, runnable=1, cores=2) is None
+    assert link.spin_count(threads=None, runnable=2, cores=2) == link.SHORT_SPIN
+    assert link.spin_count(threads=2, runnable=0, cores=2) == link.SHORT_SPIN
+    assert link.worker_environment({}, spin=None).keys() == {"GGML_NO_BACKTRACE"}
 
 
 def broken_models(tiny: Callable[..., Path], folder: Path) -> dict[str, tuple[Path, type[PromptdError], str]]:

@@ -159,8 +159,10 @@ class Link:
             )
 
 
-def worker_environment(parent: Mapping[str, str], *, spin: str | None) -> dict[str, str]:
-    """Return the environment of a worker whose parent has `parent`; `spin` holds where that does not choose."""
+def worker_environment(parent: Mapping[str, str], *, spin: str | None = None) -> dict[str, str]:
+    """Return the environment of a worker whose parent has `parent`; `spin` is how long OpenMP threads do,
+    where that does not choose.
+    """
     kept = {name: value for name, value in parent.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)}
     chosen = {} if spin is None or any(name in parent for name in _SPIN_VARIABLES) else {"GOMP_SPINCOUNT": spin}
     return {**chosen, "GGML_NO_BACKTRACE": "1", **kept}

@@ -205,7 +205,7 @@ def test_threads_spin_long_only_where_cores_are_free_and_fewer_threads_can_be_us
     assert link.spin_count(threads=None, runnable=1, cores=2) is None
     assert link.spin_count(threads=None, runnable=2, cores=2) == link.SHORT_SPIN
     assert link.spin_count(threads=2, runnable=0, cores=2) == link.SHORT_SPIN
-    assert link.worker_environment({}, spin=None).keys() == {"GGML_NO_BACKTRACE"}
+    assert link.worker_environment({}).keys() == {"GGML_NO_BACKTRACE"}
 
 
 def broken_models(tiny: Callable[..., Path], folder: Path) -> dict[str, tuple[Path, type[PromptdError], str]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from promptd.chat import ChatOptions, Completion, Message, Tool
@@ -89,6 +91,26 @@ class Graph(Protocol):
 
     def close(self) -> None:
         """Unload the model; running calls end with RuntimeFailure. Idempotent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """What a text means, as a vector of length 1."""
+
+    vector: array[float]
+    tokens: int
+    """How many tokens it was made of."""
+
+
+@runtime_checkable
+class Embeds(Protocol):
+    """A graph that makes embeddings."""
+
+    def embed(self, text: str | Sequence[int], *, truncate: bool = False) -> Embedding:
+        """Return the embedding of a text, or of tokens; `truncate` takes the beginning of one that is too long.
+
+        Raises InvalidArgument, TooLarge, RuntimeFailure.
+        """
 
 
 @runtime_checkable

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import copy
 import threading
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from promptd.backends.base import Embedding
 from promptd.backends.ggml_tensors import GgmlExecution
 from promptd.backends.ggml_text import GgmlTextModel
 from promptd.backends.sampling import sampling_of
 from promptd.chat import ChatOptions, Message, Tool
 from promptd.config import EngineSettings, GraphSettings
 from promptd.engine import Conversation, Engine, EngineInfo, EngineStats, Reply
-from promptd.errors import UnsupportedOperation
+from promptd.engine.transcript import TOKEN_CODE
+from promptd.errors import InvalidArgument, UnsupportedOperation
 
 EngineKey = tuple[Path, Literal["cpu", "gpu", "auto"], int | None, EngineSettings, int | None]
 """What decides how a model is loaded: file, target, context, the worker's settings, and a limit of the KV cache."""
@@ -131,6 +134,18 @@ class GgmlGraph:
         """Open a conversation for `guest` in which the model goes on with text as it is, without its chat template."""
         conversation = self._engine.conversation(guest, template="none")
         return GgmlPrompt(conversation, self._settings, ChatOptions())
+
+    def embed(self, text: str | Sequence[int], *, truncate: bool = False) -> Embedding:
+        """Return the embedding of a text, whose special tokens are not parsed, or of tokens; see Embeds."""
+        if isinstance(text, str):
+            tokens = self._engine.tokenize(text.encode(), parse_special=False)
+        else:
+            if not all(0 <= token < self.info.n_vocab for token in text):
+                raise InvalidArgument(f"the model has no such token; its tokens are 0 to {self.info.n_vocab - 1}")
+            tokens = array(TOKEN_CODE, text)
+        if truncate:
+            tokens = tokens[: self._engine.max_embed_tokens]
+        return Embedding(self._engine.embed(tokens), len(tokens))
 
     def count_tokens(self, text: str) -> int:
         """Return how many tokens `text` is, special tokens not parsed."""

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+from promptd.graphs.digest import Digest
 from promptd.graphs.sizes import human_size
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class ProgressLines:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def start(self, task: str, total: int | None, done: int = 0) -> None:
+    def start(self, task: str, total: int | None, done: int = 0, digest: Digest | None = None) -> None:
         self._name, self._total, self._done = neutralise(task), total, done
         if self._console.is_terminal:
             if self._task is not None:

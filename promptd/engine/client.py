@@ -25,6 +25,7 @@ from promptd.config import EngineSettings
 from promptd.engine.conversation import Conversation
 from promptd.engine.link import Link
 from promptd.engine.messages import (
+    MAX_EMBED_TOKENS,
     MAX_TOKEN_CHARACTERS,
     Accepted,
     Cancel,
@@ -212,6 +213,11 @@ class Engine:
         if not isinstance(answer, Embedded):
             raise RuntimeFailure("the model's worker process gave no embedding")
         return array("f", answer.vector)
+
+    @property
+    def max_embed_tokens(self) -> int:
+        """Most tokens an embedding is made of."""
+        return min(MAX_EMBED_TOKENS, self.info.n_ctx_train)
 
     def stats(self) -> EngineStats:
         """Return the worker's counters; all zero while none runs."""

@@ -12,10 +12,8 @@ from dataclasses import dataclass
 
 from promptd.engine import llama
 from promptd.engine.llama_embedding import POOLING_LAST, POOLING_MODEL, POOLING_NONE, EmbeddingContext
+from promptd.engine.messages import MAX_EMBED_TOKENS
 from promptd.errors import InvalidArgument, PromptdError, RuntimeFailure, TimedOut, TooLarge
-
-MAX_EMBED_TOKENS = 2048
-"""Most tokens one embedding is made of; llama.cpp's own batch size."""
 
 
 @dataclass(slots=True)

@@ -17,6 +17,9 @@ MAX_TOKEN_CHARACTERS = 128
 tokenised, which would take seconds.
 """
 
+MAX_EMBED_TOKENS = 2048
+"""Most tokens one embedding is made of; llama.cpp's own batch size."""
+
 
 class Start(msgspec.Struct, frozen=True, tag=True):
     """The first frame: what to load, and how to use the machine."""

@@ -97,7 +97,7 @@ class HubSource:
                 return present
             with PartialFile(blob, remote.digest, remote.size, str(remote), progress) as partial:
                 check_disk(blob.parent, remote.size - partial.held, str(remote))
-                progress.start(f"pulling {file} from {self}", remote.size, partial.held)
+                progress.start(f"pulling {file} from {self}", remote.size, partial.held, remote.digest)
                 self._client.fetch(remote, partial)
                 partial.finish()
             return self._linked(cache, remote.digest, remote.commit, file)

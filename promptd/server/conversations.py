@@ -142,6 +142,14 @@ class Conversations:
         if not model.startswith(GUEST_PREFIX):
             await self._graph(model)
 
+    async def graph(self, model: str) -> Graph:
+        """Return a graph, loaded if need be; raises UnknownModel, UnsupportedOperation for a guest."""
+        if model not in self.models():
+            raise UnknownModel(model)
+        if model.startswith(GUEST_PREFIX):
+            raise UnsupportedOperation(f"{model} is a guest, which answers messages only; name a graph")
+        return await self._graph(model)
+
     async def takes_tools(self, model: str) -> bool:
         """Return whether a graph presents tools to its model as that was trained for; loads it if need be.
 

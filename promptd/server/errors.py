@@ -19,7 +19,6 @@ from promptd.errors import (
     PromptdError,
     SecurityDenied,
     Unknown,
-    UnsupportedOperation,
     code_of,
 )
 
@@ -91,17 +90,12 @@ class Forgotten(NotFound):
         )
 
 
-class NotOffered(UnsupportedOperation):
-    """A part of an API that promptd does not offer."""
-
-
 _STATUSES: dict[type[PromptdError], int] = {
     TurnRunning: 409,
     InvalidKey: 401,
     RateLimited: 429,
     TooManySessions: 429,
     Forgotten: 410,
-    NotOffered: 501,
 }
 """Statuses of errors that only the server knows; those of all others are in the table of `promptd.errors`."""
 

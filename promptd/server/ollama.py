@@ -22,7 +22,7 @@ from promptd.errors import PromptdError, UnsupportedOperation
 from promptd.server.body import Body, SamplingFields, Text, json_text
 from promptd.server.conversations import Conversations
 from promptd.server.engines import info_of
-from promptd.server.errors import InvalidField, NotOffered, UnknownModel
+from promptd.server.errors import InvalidField, UnknownModel
 from promptd.server.formats import ANY_OBJECT
 from promptd.server.replies import stream, whole
 from promptd.server.schemas import ChatMessage
@@ -142,11 +142,6 @@ def ollama_router(host: Host, conversations: Conversations) -> APIRouter:
         system = [Message("system", body.system)] if body.system else []
         user = [Message("user", body.prompt)] if body.prompt else []
         return await answer(request, body, [*system, *user] if user else [], "generate")
-
-    @router.post("/embed", status_code=501)
-    async def embed() -> Response:
-        """Embeddings are not offered here."""
-        raise NotOffered("promptd does not offer embeddings over HTTP yet")
 
     @router.get("/tags")
     async def tags() -> dict[str, Any]:

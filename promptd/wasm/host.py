@@ -30,6 +30,11 @@ class Host:
         self._graphs = Registry[Graph](self._load_graph, settings.graphs)
         self._guests = Registry[Guest](self._load_guest, settings.guests, kind="guest")
 
+    @property
+    def store(self) -> Store:
+        """The models on this machine."""
+        return self._store
+
     def graph(self, name: str) -> Graph:
         """Return the graph of that name, loading its model if need be; raises a PromptdError."""
         return self._graphs.get(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from promptd.graphs.digest import Digest
 from promptd.graphs.store import Store
 
 MakeStore = Callable[..., Store]
@@ -21,7 +22,7 @@ class Told:
         self.done = 0
         self.total: int | None = None
 
-    def start(self, task: str, total: int | None, done: int = 0) -> None:
+    def start(self, task: str, total: int | None, done: int = 0, digest: Digest | None = None) -> None:
         self.tasks.append(task)
         self.total, self.done = total, done
 

@@ -17,6 +17,7 @@ from openai import OpenAI
 from promptd.backends.ggml import GgmlGraph
 from promptd.config import Settings
 from promptd.engine import EngineStats
+from promptd.graphs.store import Store
 from promptd.server.daemon import Daemon, listen
 from promptd.wasm.host import Host
 
@@ -62,10 +63,10 @@ class Served:
 
 
 @contextmanager
-def serving(settings: Settings) -> Iterator[Served]:
-    """Serve `settings` on a free port until the block ends."""
+def serving(settings: Settings, *, store: Store | None = None) -> Iterator[Served]:
+    """Serve `settings` on a free port until the block ends, with the models of `store`."""
     ready: queue.Queue[str] = queue.Queue()
-    with listen("127.0.0.1", 0) as listener, closing(Host(settings)) as host:
+    with listen("127.0.0.1", 0) as listener, closing(Host(settings, store=store)) as host:
         daemon = Daemon(host, listener, announce=ready.put)
         thread = threading.Thread(target=daemon.run)
         thread.start()

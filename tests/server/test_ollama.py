@@ -65,9 +65,3 @@ def test_errors_are_one_sentence(client: ollama.Client, model: str, content: str
     assert caught.value.status_code == status
     with pytest.raises(ollama.ResponseError, match=words):
         list(client.chat(model, [{"role": "user", "content": content}], stream=True))
-
-
-def test_embeddings_are_said_not_to_be_offered(client: ollama.Client) -> None:
-    with pytest.raises(ollama.ResponseError, match="embeddings") as caught:
-        client.embed("chat", "hi")
-    assert caught.value.status_code == 501

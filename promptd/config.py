@@ -60,8 +60,22 @@ def parse_keep_alive(text: str | float) -> float:
     return parse_duration(text)
 
 
+def parse_quota(text: str | float) -> float:
+    """Return a share of at most 1 for `0.25` and `25%`, and a number of tokens for what is larger than 1."""
+    number = str(text).strip()
+    try:
+        quota = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
+    except ValueError:
+        quota = 0.0
+    whole = quota <= 1 or (quota.is_integer() and not number.endswith("%"))
+    if isinstance(text, bool) or not (0 < quota < MAX_SIZE and whole):
+        raise ValueError(f"{str(text)[:40]!r} is no quota; write for example 25%, or 4096 for so many tokens")
+    return quota
+
+
 Size = Annotated[int, BeforeValidator(parse_size)]
 Duration = Annotated[float, BeforeValidator(parse_duration)]
+Quota = Annotated[float, BeforeValidator(parse_quota)]
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
@@ -162,6 +176,10 @@ class EngineSettings(_Settings):
     """Bytes of temporary files for those that do not fit there either; 0 writes none."""
     weights: Annotated[tuple[tuple[str, Annotated[float, Field(gt=0)]], ...], BeforeValidator(_pairs)] = ()
     """A table by guest: how large its share of the model is against that of others, who have 1."""
+    kv_quota: Quota | None = None
+    """How much of the KV cache one guest may hold: a share (0.25, `25%`) or, above 1, tokens; None is all of it."""
+    kv_quotas: Annotated[tuple[tuple[str, Quota], ...], BeforeValidator(_pairs)] = ()
+    """A table by guest of quotas other than `kv_quota`."""
 
 
 WASM_PAGE = 64 * 1024

@@ -94,6 +94,19 @@ def test_options_of_the_command_line_are_converted_and_laid_over_the_file():
     assert (laid.temperature, laid.max_tokens, laid.stop) == (0.0, 7, ("END",))
 
 
+@pytest.mark.parametrize(
+    ("text", "quota"), [("25%", 0.25), (0.25, 0.25), ("4096", 4096.0), (4096, 4096.0), ("100%", 1.0), (1, 1.0)]
+)
+def test_a_quota_is_a_share_or_a_number_of_tokens(text: str | float, quota: float):
+    assert EngineSettings.model_validate({"kv-quota": text, "kv-quotas": {"bot": text}}).kv_quota == quota
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "150%", "1.5", "half", "", "nan", "inf", True])
+def test_what_is_no_quota_is_refused(text: str | bool):
+    with pytest.raises(ValueError, match="no quota"):
+        EngineSettings.model_validate({"kv-quota": text})
+
+
 def test_biases_are_a_table_in_the_file_and_json_on_the_command_line(tmp_path: Path):
     path = tmp_path / "promptd.toml"
     path.write_text("[graphs.chat]\nmodel = 'x'\nlogit-bias = {123 = -100, 7 = 1.5}\n")

@@ -110,6 +110,8 @@ class Engine:
             queue=settings.queue,
             kv_bytes=kv_bytes,
             weights=dict(settings.weights),
+            kv_quota=settings.kv_quota,
+            kv_quotas=dict(settings.kv_quotas),
             spill_memory=settings.spill_memory,
             spill_disk=settings.spill_disk,
             spill_directory=None,

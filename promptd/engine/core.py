@@ -39,6 +39,7 @@ from promptd.engine.messages import (
     Tokenize,
 )
 from promptd.engine.prompts import PromptBuilder
+from promptd.engine.quota import Quotas
 from promptd.engine.raw import RawGeneration
 from promptd.engine.raw_calls import RawCalls
 from promptd.engine.sampling import Samplers
@@ -82,12 +83,14 @@ class Core:
         max_sequences: int,
         queue: int,
         weights: dict[str, float],
+        quotas: Quotas,
         spill: Spill,
         adapt_threads: bool,
     ) -> None:
         self.loaded = loaded
         self._spill = spill
-        self._kv = KVCache(loaded.context, loaded.context.cells, max_sequences, spill)
+        self._kv = KVCache(loaded.context, loaded.context.cells, max_sequences, spill, quotas)
+        self._quotas = quotas
         self._scheduler = Scheduler(self._kv, step_tokens, queue, weights)
         self._stepper = Stepper(
             loaded.context,
@@ -97,12 +100,18 @@ class Core:
             adapt_threads=adapt_threads,
         )
         self._tokenizer = Tokenizer(loaded.model.vocabulary)
-        self._builders: dict[str, PromptBuilder] = {}
+        self._builders: dict[tuple[str, int], PromptBuilder] = {}
         self._dialogues: dict[int, _Dialogue] = {}
         self._calls: dict[int, _Dialogue] = {}
         self._samplers = Samplers(loaded.model.vocabulary, loaded.info.context)
         self._raw = RawCalls(
-            loaded, self._kv, self._scheduler, self._samplers.make, step_tokens=step_tokens, queue=queue
+            loaded,
+            self._kv,
+            self._scheduler,
+            self._samplers.make,
+            quotas,
+            step_tokens=step_tokens,
+            queue=queue,
         )
         self._preambles: dict[tuple[str, tuple[Message, ...], float], array[int]] = {}
 
@@ -196,7 +205,8 @@ class Core:
             raise InvalidArgument("the conversation is closed")
         if command.deadline is not None and time.monotonic() >= command.deadline:
             raise TimedOut("the deadline passed before the reply began")
-        prompt = self._builder(dialogue.template).build(
+        context = self._quotas.context(dialogue.sequence.guest, self.loaded.info.context)
+        prompt = self._builder(dialogue.template, context).build(
             dialogue.transcript,
             dialogue.transcript.history(),
             dialogue.rendered,
@@ -215,7 +225,7 @@ class Core:
             prompt,
             command.sampling,
             sampler,
-            context=self.loaded.info.context,
+            context=context,
             deadline=command.deadline,
         )
         self._scheduler.submit(generation)
@@ -302,21 +312,27 @@ class Core:
             if len(self._preambles) >= MAX_PREAMBLES:
                 self._preambles.clear()
             try:
-                preamble = self._builder(dialogue.template).preamble(dialogue.public, opened)
+                builder = self._builder(dialogue.template, self.loaded.info.context)
+                preamble = builder.preamble(dialogue.public, opened)
             except PromptdError:  # the template does not take such a conversation
                 preamble = array(TOKEN_CODE)
             self._preambles[key] = preamble
         return common_prefix(prompt, self._preambles[key])
 
-    def _builder(self, template: Literal["auto", "none"]) -> PromptBuilder:
-        """Return the prompt builder for a graph's template setting; raises RuntimeFailure for a model whose
-        template is broken.
+    def _builder(self, template: Literal["auto", "none"], context: int) -> PromptBuilder:
+        """Return the prompt builder for a graph's template setting and a guest's context; raises RuntimeFailure for a
+        model whose template is broken.
         """
-        if template not in self._builders:
+        if (template, context) not in self._builders:
             own = chat_template(self.loaded.model) if template == "auto" else None
             chat: ChatTemplate = own or RawTemplate()
-            self._builders[template] = PromptBuilder(self._tokenizer, chat, self.loaded.info.context)
-        return self._builders[template]
+            remedy = (
+                "give the graph a larger context"
+                if context == self.loaded.info.context
+                else "give the guest a larger kv-quota"
+            )
+            self._builders[template, context] = PromptBuilder(self._tokenizer, chat, context, remedy)
+        return self._builders[template, context]
 
     def _stats(self) -> EngineStats:
         counters, scheduler, kv, info = self._scheduler.counters, self._scheduler, self._kv, self.loaded.info

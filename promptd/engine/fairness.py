@@ -17,7 +17,7 @@ class FairShare:
     """
 
     def __init__(self, weights: Mapping[str, float]) -> None:
-        """`weights` are by guest identity, or by what follows the last slash in it; 1 where there is none."""
+        """`weights` are by guest, as in `of_guest`; 1 where there is none."""
         self._weights = weights
         self._turns: Counter[str] = Counter()
         self._served: dict[str, float] = {}
@@ -51,4 +51,9 @@ class FairShare:
         return self._served.get(guest, 0.0)
 
     def _weight(self, guest: str) -> float:
-        return self._weights.get(guest) or self._weights.get(guest.rpartition("/")[2]) or 1.0
+        return of_guest(self._weights, guest) or 1.0
+
+
+def of_guest(table: Mapping[str, float], guest: str) -> float | None:
+    """Return what a table of the settings says of a guest: by its identity, or by what follows the last slash in it."""
+    return table.get(guest) or table.get(guest.rpartition("/")[2])

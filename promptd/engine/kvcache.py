@@ -9,6 +9,7 @@ from collections import OrderedDict
 from typing import Protocol
 
 from promptd.engine.prefix_tree import PrefixTree
+from promptd.engine.quota import Quotas, held
 from promptd.engine.sequence import Sequence, SequenceState
 from promptd.engine.spill import Spill
 from promptd.engine.transcript import common_prefix
@@ -33,14 +34,19 @@ class KVCache:
     prefilled again at its next turn. So does one whose conversation is closed: other prompts may begin like it.
     """
 
-    def __init__(self, memory: Memory, cells: int, slots: int, spill: Spill | None = None) -> None:
+    def __init__(
+        self, memory: Memory, cells: int, slots: int, spill: Spill | None = None, quotas: Quotas | None = None
+    ) -> None:
         """With `spill`, sequences whose conversations live are saved when they have to leave."""
+        self._quotas = quotas or Quotas(None, {}, cells=cells, slots=slots)
         self._memory = memory
         self._spill = spill
         self._free_cells = list(range(cells))
         self._free_slots = list(range(slots))
         self._extra_holders: dict[int, int] = {}
         self._residents: set[Sequence] = set()
+        self._guests: dict[str, set[Sequence]] = {}
+        """The residents of each guest that has any."""
         self._idle: OrderedDict[Sequence, None] = OrderedDict()
         self._retired: set[Sequence] = set()
         self._tree = PrefixTree()
@@ -79,14 +85,40 @@ class KVCache:
                 idle.difference_update(sequence.cells)
         return len(idle)
 
+    def room(self, guest: str) -> int:
+        """Return how many free cells `guest` may take."""
+        quota = self._quotas.cells(guest)
+        return self.free if quota is None else min(self.free, max(0, quota - held(self._guests.get(guest, ()), 0)))
+
+    def allows(self, guest: str, cells: int) -> bool:
+        """Return whether the quota of `guest` has `cells` cells beside those of its active sequences."""
+        quota = self._quotas.cells(guest)
+        if quota is None:
+            return True
+        active = [sequence for sequence in self._guests.get(guest, ()) if sequence not in self._idle]
+        return held(active, quota - cells) + cells <= quota
+
+    def allows_sequence(self, guest: str) -> bool:
+        """Return whether the quota of `guest` has a slot beside those of its active sequences."""
+        quota = self._quotas.slots(guest)
+        return quota is None or sum(sequence not in self._idle for sequence in self._guests.get(guest, ())) < quota
+
     def activate(self, sequence: Sequence) -> bool:
-        """Protect `sequence` from eviction and give it a slot; false when all slots are active."""
+        """Protect `sequence` from eviction and give it a slot; false when all slots, or its guest's, are active."""
         self._idle.pop(sequence, None)
         if sequence.slot is None:
+            quota = self._quotas.slots(sequence.guest)
+            if (
+                quota is not None
+                and len(self._guests.get(sequence.guest, ())) >= quota
+                and not self._evict(sequence.guest)
+            ):
+                return False
             if not self._free_slots and not self._evict():
                 return False
             sequence.slot = self._free_slots.pop()
             self._residents.add(sequence)
+            self._guests.setdefault(sequence.guest, set()).add(sequence)
         return True
 
     def park(self, sequence: Sequence) -> None:
@@ -110,7 +142,7 @@ class KVCache:
             return
         _, cached = self._longest(sequence, sequence.tokens[:-1])
         usable = spill.usable(sequence, sequence.tokens[:-1], cached)
-        if usable <= cached or not self.make_room(spill.cells(sequence)):
+        if usable <= cached or not self.make_room(spill.cells(sequence), sequence.guest):
             return
         tokens = spill.restore(sequence)
         if tokens is not None:
@@ -178,8 +210,14 @@ class KVCache:
         """Give `sequence` references to what `leader` has computed of the `shared` tokens they begin with."""
         self._refer(leader, sequence, min(shared, leader.computed))
 
-    def make_room(self, cells: int) -> bool:
-        """Evict idle sequences until `cells` cells are free; false when that is not enough."""
+    def make_room(self, cells: int, guest: str) -> bool:
+        """Evict idle sequences until `cells` cells are free, and within the quota of `guest`; false when that is not
+        enough.
+        """
+        quota = self._quotas.cells(guest)
+        while quota is not None and held(self._guests.get(guest, ()), quota - cells) + cells > quota:
+            if not self._evict(guest):
+                return False
         while len(self._free_cells) < cells:
             if not self._evict():
                 return False
@@ -213,6 +251,9 @@ class KVCache:
         self._free_slots.append(sequence.slot)
         sequence.slot = None
         self._residents.remove(sequence)
+        self._guests[sequence.guest].remove(sequence)
+        if not self._guests[sequence.guest]:
+            del self._guests[sequence.guest]
         self._retired.discard(sequence)
 
     def share(self, source: Sequence, target: Sequence) -> None:
@@ -237,11 +278,12 @@ class KVCache:
             self.release(sequence)
         self._memory.clear()
 
-    def _evict(self) -> bool:
-        """Release the least recently used idle sequence; false when there is none."""
-        if not self._idle:
+    def _evict(self, guest: str | None = None) -> bool:
+        """Release the least recently used idle sequence, of `guest` if one is given; false when there is none."""
+        oldest = next((sequence for sequence in self._idle if guest in (None, sequence.guest)), None)
+        if oldest is None:
             return False
-        self.spill(next(iter(self._idle)))
+        self.spill(oldest)
         self.evictions += 1
         return True
 

@@ -33,6 +33,9 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     threads: int | None
     queue: int
     weights: dict[str, float]
+    kv_quota: float | None
+    kv_quotas: dict[str, float]
+    """See quota.py."""
     spill_memory: int
     spill_disk: int
     spill_directory: str | None

@@ -40,7 +40,15 @@ class Prompt:
 class PromptBuilder:
     """Renders and tokenises conversations of one model with one template."""
 
-    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate, context: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: ChatTemplate,
+        context: int,
+        remedy: str = "give the graph a larger context",
+    ) -> None:
+        """`remedy` is what the operator can do where `context` tokens are too few."""
+        self._remedy = remedy
         self._tokenizer = tokenizer
         self._template = template
         self._context = context
@@ -78,7 +86,7 @@ class PromptBuilder:
             raise TooLarge(
                 f"the conversation is {len(prompt.tokens)} tokens with this prompt,"
                 f" but can hold {self._context} with its reply;"
-                " shorten the prompt, start anew, or give the graph a larger context"
+                f" shorten the prompt, start anew, or {self._remedy}"
             )
         if not prompt.tokens:
             raise InvalidArgument("the prompt is empty")

@@ -28,6 +28,7 @@ from promptd.engine.messages import (
     Tokenized,
 )
 from promptd.engine.options import Sampling
+from promptd.engine.quota import Quotas
 from promptd.engine.raw import RawGeneration, RawSequences
 from promptd.engine.sampling import Sampler
 from promptd.engine.scheduler import Scheduler
@@ -46,6 +47,7 @@ class RawCalls:
         kv: KVCache,
         scheduler: Scheduler,
         sampler: Callable[[Sampling, array[int]], Sampler],
+        quotas: Quotas,
         *,
         step_tokens: int,
         queue: int,
@@ -53,6 +55,7 @@ class RawCalls:
         """`sampler` makes the sampler of a reply to a prompt."""
         self._vocabulary: Vocabulary = loaded.model.vocabulary
         self._context = loaded.info.context
+        self._quotas = quotas
         self._scheduler = scheduler
         self._sampler = sampler
         self._sequences = RawSequences(kv, self._vocabulary)
@@ -128,7 +131,7 @@ class RawCalls:
 
     def _generate(self, command: Generate) -> None:
         tokens = _tokens(command.tokens)
-        context = self._context if command.context is None else min(command.context, self._context)
+        context = self._quotas.context(command.guest, min(command.context or self._context, self._context))
         if not tokens:
             raise InvalidArgument("the prompt is empty")
         if min(tokens) < 0 or max(tokens) >= self._vocabulary.size:

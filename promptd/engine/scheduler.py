@@ -6,7 +6,8 @@ may take the place of one of a guest that has several. Every sequence that is de
 of the step goes to prefill, in chunks, and while others decode only so much of it that they hardly stall
 (prefill_share.py). A turn whose prompt begins like one that is being prefilled waits for that one's cells and shares
 them. When cells run out, idle sequences are evicted, then the youngest running turn is preempted: it waits before its
-guest's others, and is restored or prefilled again, with what it has generated.
+guest's others, and is restored or prefilled again, with what it has generated. Where a guest's quota of the cache is
+short, all this concerns that guest alone.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from heapq import heapify, heappop, heapreplace
 
 from promptd.engine.fairness import FairShare
@@ -33,6 +35,15 @@ class Work:
     start: int
     count: int
     output: bool
+
+
+class Admission(Enum):
+    """What came of a waiting turn's wish to run."""
+
+    ADMITTED = "admitted"
+    NO_ROOM = "no room"
+    OVER_QUOTA = "over quota"
+    """Other turns of its guest have to end first."""
 
 
 @dataclass(slots=True)
@@ -158,7 +169,7 @@ class Scheduler:
         if count == 0:
             return 0
         if not self._make_room(generation, count, step):
-            count = min(count, self._kv.free)
+            count = min(count, self._kv.room(sequence.guest))
             if count == 0:
                 self._preempt(generation)
                 return 0
@@ -195,10 +206,15 @@ class Scheduler:
             self.counters.cached_tokens += tokens
 
     def _make_room(self, generation: Generation, cells: int, step: list[Work]) -> bool:
-        """Free cells for `generation`, at the cost of younger turns that have no part in the step yet."""
+        """Free cells for `generation`, at the cost of younger turns that have no part in the step yet: its guest's
+        own where its quota is what is short.
+        """
         placed = {work.generation for work in step}
-        while not self._kv.make_room(cells):
+        guest = generation.sequence.guest
+        while not self._kv.make_room(cells, guest):
             younger = [other for other in self.running if other.call > generation.call and other not in placed]
+            if not self._kv.allows(guest, cells):
+                younger = [other for other in younger if other.sequence.guest == guest]
             if not younger:
                 return False
             self._preempt(max(younger, key=lambda other: other.call))
@@ -216,13 +232,18 @@ class Scheduler:
         self.counters.preemptions += 1
 
     def _admit_waiting(self) -> None:
-        """Make waiting turns running ones, until one does not get what it needs: it stays the next."""
-        while self.waiting:
-            guests = _guests(self.waiting)
+        """Make waiting turns running ones, until one does not get what it needs: it stays the next.
+
+        Only a guest that waits for its own quota holds up nobody else.
+        """
+        full: set[str] = set()
+        while guests := {guest: first for guest, first in _guests(self.waiting).items() if guest not in full}:
             guest = min(guests, key=self._fair.served)
-            while not self._admit(guests[guest]):
+            while (admission := self._admit(guests[guest])) is Admission.NO_ROOM:
                 if not self._make_way(guest):
                     return
+            if admission is Admission.OVER_QUOTA:
+                full.add(guest)
 
     def _make_way(self, guest: str) -> bool:
         """For a guest with no turn running, preempt the youngest of the guest that has most, if that is several."""
@@ -236,11 +257,11 @@ class Scheduler:
         self._preempt(max(own, key=lambda generation: generation.call))
         return True
 
-    def _admit(self, generation: Generation) -> bool:
+    def _admit(self, generation: Generation) -> Admission:
         """Make a waiting turn a running one, if it gets a slot, and cells for its whole prompt."""
         sequence, kv = generation.sequence, self._kv
         if not kv.activate(sequence):
-            return False
+            return Admission.NO_ROOM if kv.allows_sequence(sequence.guest) else Admission.OVER_QUOTA
         generation.resumed = generation.cached is not None
         if not generation.resumed:
             tokens = generation.prompt.tokens
@@ -252,15 +273,17 @@ class Scheduler:
         generation.leader = kv.leader(sequence)
         promised = sum(_own(other) for other in self.running)
         needed = promised + _own(generation)
-        if self.running and kv.free < needed and kv.free + kv.evictable < needed:
+        own = [other for other in self.running if other.sequence.guest == sequence.guest]
+        over = bool(own) and not kv.allows(sequence.guest, sum(map(_own, own)) + _own(generation))
+        if over or (self.running and kv.free < needed and kv.free + kv.evictable < needed):
             kv.park(sequence)
-            return False
+            return Admission.OVER_QUOTA if over else Admission.NO_ROOM
         self._count_cached(generation, sequence.computed)
         kv.announce(sequence)
         sequence.state = SequenceState.PREFILL
         self.waiting.remove(generation)
         self.running.append(generation)
-        return True
+        return Admission.ADMITTED
 
     def _rotate(self, step: list[Work]) -> None:
         """If a full step left decoding turns out, put those it served behind them."""

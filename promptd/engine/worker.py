@@ -16,6 +16,7 @@ from promptd.engine.channel import Channel, ProtocolError
 from promptd.engine.core import Core
 from promptd.engine.loading import fingerprint, load
 from promptd.engine.messages import Command, Event, LoadFailed, Ready, Start
+from promptd.engine.quota import Quotas
 from promptd.engine.spill import Spill
 from promptd.errors import PromptdError, code_of
 
@@ -44,6 +45,7 @@ def main(descriptor: int) -> int:
                 queue=start.queue,
                 weights=start.weights,
                 adapt_threads=start.threads is None,
+                quotas=Quotas(start.kv_quota, start.kv_quotas, cells=loaded.context.cells, slots=start.max_sequences),
                 spill=Spill(
                     loaded.context,
                     memory=start.spill_memory,

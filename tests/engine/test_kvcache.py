@@ -23,7 +23,7 @@ class Cache(KVCache):
 
     def fill(self, sequence: Sequence, tokens: int) -> None:
         """Decode `tokens` more tokens of an active sequence."""
-        assert self.make_room(tokens)
+        assert self.make_room(tokens, sequence.guest)
         assert sequence.slot is not None
         start = sequence.computed
         del sequence.tokens[start:]
@@ -65,7 +65,7 @@ def test_the_least_recently_used_idle_sequence_leaves_first(cache: Cache) -> Non
     first, second, third = (cache.resident_sequence(150) for _ in range(3))
     assert cache.activate(first)
     cache.park(first)
-    assert cache.make_room(200)
+    assert cache.make_room(200, "guest")
     assert [sequence.computed for sequence in (first, second, third)] == [150, 0, 150]
     assert cache.evictions == 1
     assert len(second.tokens) == 150, "its tokens stay, to be prefilled again"
@@ -74,7 +74,7 @@ def test_the_least_recently_used_idle_sequence_leaves_first(cache: Cache) -> Non
 def test_active_sequences_are_not_evicted(cache: Cache) -> None:
     sequence = cache.resident_sequence(300)
     cache.activate(sequence)
-    assert not cache.make_room(300)
+    assert not cache.make_room(300, "guest")
     assert sequence.computed == 300
 
 

@@ -12,6 +12,7 @@ from promptd.engine.generation import Generation
 from promptd.engine.kvcache import KVCache
 from promptd.engine.options import Sampling
 from promptd.engine.prompts import Prompt
+from promptd.engine.quota import Quotas
 from promptd.engine.sampling import sampler_chain
 from promptd.engine.scheduler import Scheduler, Work
 from promptd.engine.sequence import Sequence as TokenSequence
@@ -32,13 +33,14 @@ class Driver:
         slots: int = 4,
         queue: int = 8,
         weights: dict[str, float] | None = None,
+        quotas: dict[str, float] | None = None,
     ) -> None:
         llama.start()
         self.model = llama.Model(path, gpu_layers=0)
         context = llama.Context(
             self.model, cells=CELLS, sequences=slots, step_tokens=step_tokens, threads=1, offload=False
         )
-        self.kv = KVCache(context, CELLS, slots)
+        self.kv = KVCache(context, CELLS, slots, quotas=Quotas(None, quotas or {}, cells=CELLS, slots=slots))
         self.scheduler = Scheduler(self.kv, step_tokens, queue, weights)
         self.calls = 0
 
@@ -254,6 +256,32 @@ def test_a_guest_with_nothing_running_takes_the_place_of_a_guests_second_turn(dr
     assert second.sequence.state is SequenceState.WAITING
     driver.submit(4, guest="two")
     assert _calls(driver.step()) == [1, 3], "each has one now; the newcomer waits"
+
+
+def test_a_turn_that_waits_for_its_guests_quota_holds_up_nobody_else(drive: Callable[..., Driver]) -> None:
+    driver = drive(slots=8, quotas={"hog": 200})
+    first, second, third = (driver.submit(120, guest="hog") for _ in range(3))
+    other = driver.submit(30, guest="other")
+    driver.step()
+    assert (first in driver.scheduler.running, other in driver.scheduler.running) == (True, True)
+    assert list(driver.scheduler.waiting) == [second, third]
+    driver.scheduler.remove(first)
+    driver.step()
+    assert second in driver.scheduler.running, "what the first held has left the cache"
+    assert list(driver.scheduler.waiting) == [third]
+
+
+def test_a_guest_that_grows_to_its_quota_preempts_its_own_younger_turn(drive: Callable[..., Driver]) -> None:
+    driver = drive(slots=8, step_tokens=128, quotas={"hog": 128})
+    first, second = driver.submit(50, guest="hog"), driver.submit(50, guest="hog")
+    other = driver.submit(50, guest="other")
+    while not driver.scheduler.counters.preemptions:
+        driver.step()
+        assert first.sequence.computed + second.sequence.computed <= 128
+    assert driver.scheduler.running == [first, other]
+    while first.sequence.computed < 128:
+        driver.step()
+    assert driver.scheduler.counters.preemptions == 1, "alone it may hold all of the quota"
 
 
 def test_when_a_step_is_too_small_guests_not_sequences_take_turns(drive: Callable[..., Driver]) -> None:

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
+from promptd.server import documents
 from promptd.server.chat import chat_router
 from promptd.server.completions import completions_router
 from promptd.server.conversations import Conversations
@@ -51,7 +52,14 @@ def create_app(host: Host, turns: Turns, *, names: Iterable[str] = (), local: bo
         await conversations.close()
 
     # The documentation pages load scripts from elsewhere; the document itself, /openapi.json, stays.
-    app = FastAPI(title="promptd", version=version("promptd"), lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="promptd",
+        version=version("promptd"),
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        responses=documents.OPENAI_ERRORS,
+    )
     install_error_handlers(app)
     # The last that is added is the first a request meets.
     app.add_middleware(Limits, limit=settings.max_body)

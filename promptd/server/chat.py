@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse, Response
 
 from promptd.chat import Completion, StopReason, TokenLogprob, Tool, ToolCall, Usage
 from promptd.errors import PromptdError
+from promptd.server import documents
 from promptd.server.choices import choices
 from promptd.server.conversations import Conversations
 from promptd.server.errors import UnknownModel, error_body
@@ -32,7 +33,7 @@ def chat_router(conversations: Conversations) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["openai"])
     started = int(time.time())
 
-    @router.post("/chat/completions")
+    @router.post("/chat/completions", responses=documents.answer(documents.ChatCompletion, "text/event-stream"))
     async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
         """Answer the messages of one request; nothing of it is kept."""
         messages = [message.as_message() for message in body.messages]
@@ -45,12 +46,12 @@ def chat_router(conversations: Conversations) -> APIRouter:
         include_usage = body.stream_options is not None and body.stream_options.include_usage
         return await stream(request, turn, _Chunks(body.model, tools, include_usage=include_usage))
 
-    @router.get("/models")
+    @router.get("/models", responses=documents.answer(documents.ModelList))
     async def list_models() -> dict[str, Any]:
         """List the graphs, and the guests as `guest/NAME`."""
         return {"object": "list", "data": [_model(name, started) for name in conversations.models()]}
 
-    @router.get("/models/{name:path}")
+    @router.get("/models/{name:path}", responses=documents.answer(documents.Model))
     async def retrieve_model(name: str) -> dict[str, Any]:
         """Describe one model."""
         if name not in conversations.models():

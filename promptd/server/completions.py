@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse, Response
 
 from promptd.chat import Completion, Message
 from promptd.errors import PromptdError
+from promptd.server import documents
 from promptd.server.chat import finish_reason, usage_body, usage_of_all
 from promptd.server.choices import choices
 from promptd.server.conversations import Conversations
@@ -27,7 +28,7 @@ def completions_router(conversations: Conversations) -> APIRouter:
     """Return the route of completions."""
     router = APIRouter(prefix="/v1", tags=["openai"])
 
-    @router.post("/completions")
+    @router.post("/completions", responses=documents.answer(documents.TextCompletion, "text/event-stream"))
     async def create_completion(body: CompletionRequest, request: Request) -> Response:
         """Go on with one or several texts."""
         prompts = [[Message("user", text)] for text in body.prompts()]

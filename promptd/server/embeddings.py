@@ -21,6 +21,7 @@ from pydantic import ConfigDict, Field
 from promptd.backends.base import Embedding, Embeds
 from promptd.chat import Completion, StopReason, Usage
 from promptd.errors import Busy, UnsupportedOperation
+from promptd.server import documents
 from promptd.server.body import Body, Text
 from promptd.server.conversations import Conversations
 from promptd.server.errors import InvalidField
@@ -77,6 +78,7 @@ class EmbeddingsBody(Body):
 def embeddings_router(conversations: Conversations, turns: Turns) -> APIRouter:
     """Return the routes of embeddings."""
     router = APIRouter()
+    ollama = documents.OLLAMA_ERRORS
     threads = ThreadPoolExecutor(THREADS, "embedding")
 
     async def embed(
@@ -109,7 +111,7 @@ def embeddings_router(conversations: Conversations, turns: Turns) -> APIRouter:
         client.charge(usage)
         return made
 
-    @router.post("/v1/embeddings", tags=["openai"])
+    @router.post("/v1/embeddings", tags=["openai"], responses=documents.answer(documents.EmbeddingList))
     async def create_embeddings(body: EmbeddingsRequest, request: Request) -> dict[str, Any]:
         """Return the embeddings of texts, or of tokens."""
         made = await embed(request, body.model, body.inputs(), dimensions=body.dimensions)
@@ -125,7 +127,7 @@ def embeddings_router(conversations: Conversations, turns: Turns) -> APIRouter:
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         }
 
-    @router.post("/api/embed", tags=["ollama"])
+    @router.post("/api/embed", tags=["ollama"], responses=ollama | documents.answer(documents.OllamaEmbeddings))
     async def ollama_embed(body: EmbedBody, request: Request) -> dict[str, Any]:
         """Return the embeddings of texts; none loads the model."""
         began = time.perf_counter_ns()
@@ -145,7 +147,7 @@ def embeddings_router(conversations: Conversations, turns: Turns) -> APIRouter:
             "prompt_eval_count": sum(each.tokens for each in made),
         }
 
-    @router.post("/api/embeddings", tags=["ollama"])
+    @router.post("/api/embeddings", tags=["ollama"], responses=ollama | documents.answer(documents.OllamaEmbedding))
     async def ollama_embeddings(body: EmbeddingsBody, request: Request) -> dict[str, Any]:
         """Return the embedding of one text."""
         texts = [body.prompt] if body.prompt else []

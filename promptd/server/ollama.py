@@ -19,6 +19,7 @@ from pydantic import ConfigDict, Field
 
 from promptd.chat import ChatOptions, Completion, Message, StopReason, Tool, ToolCall
 from promptd.errors import PromptdError, UnsupportedOperation
+from promptd.server import documents
 from promptd.server.body import Body, SamplingFields, Text, json_text
 from promptd.server.conversations import Conversations
 from promptd.server.engines import info_of
@@ -104,7 +105,7 @@ class ModelBody(_Body):
 
 def ollama_router(host: Host, conversations: Conversations) -> APIRouter:
     """Return the routes under `/api`."""
-    router = APIRouter(prefix="/api", tags=["ollama"])
+    router = APIRouter(prefix="/api", tags=["ollama"], responses=documents.OLLAMA_ERRORS)
     started = _now()
 
     async def answer(
@@ -130,31 +131,31 @@ def ollama_router(host: Host, conversations: Conversations) -> APIRouter:
         said, calls = read_calls(completion.text, tools)
         return JSONResponse({**lines.last(completion), **lines.content(said, calls)})
 
-    @router.post("/chat")
+    @router.post("/chat", responses=documents.answer(documents.ChatLine, "application/x-ndjson"))
     async def chat(body: ChatBody, request: Request) -> Response:
         """Answer the messages of one request."""
         tools = [tool.as_tool() for tool in body.tools or ()]
         return await answer(request, body, [message.as_message() for message in body.messages], "chat", tools)
 
-    @router.post("/generate")
+    @router.post("/generate", responses=documents.answer(documents.GenerateLine, "application/x-ndjson"))
     async def generate(body: GenerateBody, request: Request) -> Response:
         """Answer one prompt, through the model's chat template."""
         system = [Message("system", body.system)] if body.system else []
         user = [Message("user", body.prompt)] if body.prompt else []
         return await answer(request, body, [*system, *user] if user else [], "generate")
 
-    @router.get("/tags")
+    @router.get("/tags", responses=documents.answer(documents.OllamaModels))
     async def tags() -> dict[str, Any]:
         """List the graphs, and the guests as `guest/NAME`."""
         return {"models": [_model(host, name) | {"modified_at": started} for name in conversations.models()]}
 
-    @router.get("/ps")
+    @router.get("/ps", responses=documents.answer(documents.OllamaModels))
     async def ps() -> dict[str, Any]:
         """List the graphs whose models are loaded; they stay loaded."""
         never = "9999-12-31T23:59:59Z"
         return {"models": [_model(host, name) | {"expires_at": never} for name in host.loaded_graphs()]}
 
-    @router.post("/show")
+    @router.post("/show", responses=documents.answer(documents.OllamaShown))
     async def show(body: ModelBody) -> dict[str, Any]:
         """Describe one model; one that is loaded in more detail."""
         name = _name(body.model or body.name)
@@ -171,7 +172,7 @@ def ollama_router(host: Host, conversations: Conversations) -> APIRouter:
         return {**_model(host, name), "model_info": about, "template": template, "capabilities": capabilities,
                 "parameters": "", "modelfile": "", "modified_at": started}  # fmt: skip
 
-    @router.get("/version")
+    @router.get("/version", responses=documents.answer(documents.Version))
     async def read_version() -> dict[str, str]:
         """Return promptd's version."""
         return {"version": version("promptd")}

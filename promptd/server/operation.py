@@ -6,7 +6,7 @@ import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from promptd.errors import NotFound
 from promptd.server.conversations import Conversations
@@ -35,7 +35,7 @@ def operation_router(host: Host, conversations: Conversations, sessions: Session
         status = conversations.status()
         return JSONResponse({"status": status}, 200 if status == "ready" else 503, {"Cache-Control": "no-store"})
 
-    @router.get("/metrics")
+    @router.get("/metrics", response_class=PlainTextResponse)
     async def read_metrics() -> Response:
         """Return all counters in Prometheus' text format."""
         text = metrics.text(await engines(), sessions.count, conversations.guests)

@@ -22,6 +22,7 @@ from promptd.errors import InvalidArgument, PromptdError
 from promptd.graphs.digest import Digest
 from promptd.graphs.manifest import StoredModel
 from promptd.graphs.reference import EchoReference, FileReference, Reference, parse_reference
+from promptd.server import documents
 from promptd.server.body import Body, Text
 from promptd.server.errors import as_promptd_error
 from promptd.wasm.host import Host
@@ -119,10 +120,10 @@ class Pull:
 
 def pull_router(host: Host) -> APIRouter:
     """Return the route that pulls models."""
-    router = APIRouter(prefix="/api", tags=["ollama"])
+    router = APIRouter(prefix="/api", tags=["ollama"], responses=documents.OLLAMA_ERRORS)
     threads = ThreadPoolExecutor(PULLS, "pull")
 
-    @router.post("/pull")
+    @router.post("/pull", responses=documents.answer(documents.PullLine, "application/x-ndjson"))
     async def pull(body: PullBody, request: Request) -> Response:
         """Get a model of the catalog or the hub, or that of a graph; needs a key with the scope `admin`."""
         reference = _reference(host, (body.model or body.name).removesuffix(":latest"))

@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse, Response
 
 from promptd.chat import Completion, StopReason
 from promptd.errors import PromptdError
+from promptd.server import documents
 from promptd.server.conversations import Conversations
 from promptd.server.errors import error_body
 from promptd.server.replies import ServerSentEvents, sse, stream, whole
@@ -26,7 +27,7 @@ def responses_router(conversations: Conversations) -> APIRouter:
     """Return the route of responses."""
     router = APIRouter(prefix="/v1", tags=["openai"])
 
-    @router.post("/responses")
+    @router.post("/responses", responses=documents.answer(documents.Response, "text/event-stream"))
     async def create_response(body: ResponsesRequest, request: Request) -> Response:
         """Answer the input of one request; nothing of it is kept."""
         turn = await conversations.answer(body.model, body.messages(), body.options())

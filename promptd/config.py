@@ -277,6 +277,21 @@ class ServerSettings(_Settings):
         return self
 
 
+class UploadSettings(_Settings):
+    """`[uploads]`: guests that admins send to the daemon."""
+
+    folder: Path | None = None
+    """Where they are kept; None is promptd's folder in $XDG_STATE_HOME."""
+    max_guests: Annotated[int, Field(ge=0)] = 100
+    """How many; 0 takes none."""
+    max_size: Size = 64 * 1024**2
+    """Bytes of one."""
+    compile_time: Duration = 60.0
+    """Seconds one may take to compile."""
+    compile_memory: Size = 2 * 1024**3
+    """Bytes of memory one may take to compile."""
+
+
 class Settings(_Settings):
     """A whole promptd.toml."""
 
@@ -284,12 +299,13 @@ class Settings(_Settings):
     guests: dict[Name, GuestSettings] = {}
     engine: EngineSettings = EngineSettings()
     server: ServerSettings = ServerSettings()
+    uploads: UploadSettings = UploadSettings()
 
 
 def load_settings(path: Path | None) -> Settings:
     """Return the settings in the TOML file `path`, or defaults for None.
 
-    Relative `file` and `dirs` paths are taken from the folder of the TOML file. Raises InvalidArgument with a
+    Relative `file`, `dirs` and `folder` paths are taken from the folder of the TOML file. Raises InvalidArgument with a
     sentence that names the file, and the line or key.
     """
     if path is None:
@@ -357,7 +373,7 @@ def _validated(kind: type[T], table: dict[str, Any], where: str) -> T:
 
 
 def _rooted(table: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Make the relative paths of guests absolute, from the folder that holds the settings."""
+    """Make the relative paths of guests and uploads absolute, from the folder that holds the settings."""
     for guest in table.get("guests", {}).values() if isinstance(table.get("guests"), dict) else ():
         if isinstance(guest, dict):
             if isinstance(guest.get("file"), str):
@@ -365,6 +381,8 @@ def _rooted(table: dict[str, Any], folder: Path) -> dict[str, Any]:
             for grant in guest["dirs"] if isinstance(guest.get("dirs"), list) else ():
                 if isinstance(grant, dict) and isinstance(grant.get("host"), str):
                     grant["host"] = folder / grant["host"]
+    if isinstance(uploads := table.get("uploads"), dict) and isinstance(uploads.get("folder"), str):
+        uploads["folder"] = folder / uploads["folder"]
     return table
 
 

@@ -63,6 +63,13 @@ class Registry(Generic[G]):
                 raise InvalidArgument(f"there is already a {self._kind} called {name!r}")
             self._settings[name] = settings
 
+    def remove(self, name: str) -> None:
+        """Forget a name; raises NotFound. What is loaded of it is not closed: it may be in use."""
+        with self._lock:
+            if self._settings.pop(name, None) is None:
+                raise NotFound(f"no {self._kind} is called {name!r}")
+            self._graphs.pop(name, None)
+
     def names(self) -> list[str]:
         """Return all names, loaded or not."""
         with self._lock:

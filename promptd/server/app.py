@@ -17,6 +17,7 @@ from promptd.server.conversations import Conversations
 from promptd.server.doors import HostAllowList, Limits
 from promptd.server.embeddings import embeddings_router
 from promptd.server.errors import install_error_handlers
+from promptd.server.guest_routes import guest_router
 from promptd.server.keys import ANYONE, PASSER_BY, KeyDoor
 from promptd.server.logs import LogRequests
 from promptd.server.metrics import CountRequests
@@ -29,6 +30,7 @@ from promptd.server.session_routes import session_router
 from promptd.server.session_socket import SocketOrigins, socket_router
 from promptd.server.sessions import Sessions
 from promptd.server.turn import Turns
+from promptd.server.uploads import Uploads
 from promptd.wasm.host import Host
 
 
@@ -62,7 +64,7 @@ def create_app(host: Host, turns: Turns, *, names: Iterable[str] = (), local: bo
     )
     install_error_handlers(app)
     # The last that is added is the first a request meets.
-    app.add_middleware(Limits, limit=settings.max_body)
+    app.add_middleware(Limits, limit=settings.max_body, uploads={"/v1/guests": host.settings.uploads.max_size})
     app.add_middleware(KeyDoor, keys=settings.keys, anonymous=ANYONE if local else PASSER_BY)
     if settings.origins:
         app.add_middleware(
@@ -81,6 +83,7 @@ def create_app(host: Host, turns: Turns, *, names: Iterable[str] = (), local: bo
     app.include_router(responses_router(conversations))
     app.include_router(session_router(sessions))
     app.include_router(socket_router(sessions))
+    app.include_router(guest_router(host, Uploads(host, host.settings.uploads)))
     app.include_router(ollama_router(host, conversations))
     app.include_router(embeddings_router(conversations, turns))
     app.include_router(pull_router(host))

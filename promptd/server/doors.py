@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -72,9 +72,11 @@ class HostAllowList:
 class Limits:
     """Refuses headers that are too large (431), and bodies that are too large (413), too deep (400) or slow (408)."""
 
-    def __init__(self, app: ASGIApp, limit: int = MAX_BODY_BYTES) -> None:
+    def __init__(self, app: ASGIApp, limit: int = MAX_BODY_BYTES, uploads: Mapping[str, int] | None = None) -> None:
+        """`uploads` are paths whose bodies are files and no JSON, passed on as they come, and their limits."""
         self._app = app
         self._limit = limit
+        self._uploads = uploads or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -88,21 +90,25 @@ class Limits:
         parts: list[bytes] = []
         received = 0
         whole = False
+        is_upload = scope["path"] in self._uploads
+        limit = self._uploads.get(scope["path"], self._limit)
 
         async def limited() -> Message:
             nonlocal received, whole
             if whole:  # what comes after the body is that the client has left, whenever that is
                 return await receive()
-            if announced.isdecimal() and int(announced) > self._limit:
-                raise self._too_large()
+            if announced.isdecimal() and int(announced) > limit:
+                raise _too_large(limit)
             try:
                 message = await asyncio.wait_for(receive(), BODY_S)
             except TimeoutError:
                 raise HTTPException(408, f"the body did not go on for {BODY_S:g} s") from None
-            parts.append(message.get("body", b""))
-            received += len(parts[-1])
-            if received > self._limit:
-                raise self._too_large()
+            part = message.get("body", b"")
+            received += len(part)
+            if received > limit:
+                raise _too_large(limit)
+            if not is_upload:
+                parts.append(part)
             if not message.get("more_body", False):
                 whole = True
                 if is_deeper(b"".join(parts), MAX_JSON_DEPTH):
@@ -112,9 +118,10 @@ class Limits:
 
         await self._app(scope, limited, send)
 
-    def _too_large(self) -> HTTPException:
-        # FastAPI turns any other exception from reading a body into a 400.
-        return HTTPException(413, f"the body is larger than {self._limit} bytes")
+
+def _too_large(limit: int) -> HTTPException:
+    # FastAPI turns any other exception from reading a body into a 400.
+    return HTTPException(413, f"the body is larger than {limit} bytes")
 
 
 def is_deeper(body: bytes, levels: int) -> bool:

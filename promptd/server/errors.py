@@ -80,6 +80,13 @@ class TooManySessions(Busy):
     """The key, or the guest, has as many sessions as its settings allow."""
 
 
+class NameTaken(InvalidArgument):
+    """There is a guest of that name already."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is a guest {name} already; delete it, or choose another name")
+
+
 class Forgotten(NotFound):
     """Events of a session that a client comes back for are no longer kept."""
 
@@ -92,6 +99,7 @@ class Forgotten(NotFound):
 
 _STATUSES: dict[type[PromptdError], int] = {
     TurnRunning: 409,
+    NameTaken: 409,
     InvalidKey: 401,
     RateLimited: 429,
     TooManySessions: 429,

@@ -154,8 +154,9 @@ class KeyDoor:
 
 def scope_of(path: str, method: str = "GET") -> str:
     """Return the scope a request needs."""
-    unloads = method == "DELETE" and path.startswith("/v1/engine/")
-    return "admin" if unloads or path in ("/metrics", "/v1/logs") or path.startswith("/api/pull") else "chat"
+    changes = method == "DELETE" and path.startswith("/v1/engine/")
+    changes |= method != "GET" and path.startswith("/v1/guests")
+    return "admin" if changes or path in ("/metrics", "/v1/logs") or path.startswith("/api/pull") else "chat"
 
 
 def _is_public(scope: Scope) -> bool:

@@ -45,7 +45,23 @@ class Host:
 
     def guest_names(self) -> list[str]:
         """Return the names of all guests, sorted."""
-        return sorted(self.settings.guests)
+        return sorted(self._guests.names())
+
+    def guest(self, name: str) -> Guest:
+        """Return the guest of that name, compiling it if need be; raises a PromptdError."""
+        return self._guests.get(name)
+
+    def compiled_guests(self) -> dict[str, Guest]:
+        """Return the guests that are compiled, by name."""
+        return self._guests.loaded()
+
+    def add_guest(self, name: str, settings: GuestSettings) -> None:
+        """Serve one more guest; raises InvalidArgument when the name is taken."""
+        self._guests.add(name, settings)
+
+    def remove_guest(self, name: str) -> None:
+        """Serve a guest no more; its instances that run go on. Raises NotFound."""
+        self._guests.remove(name)
 
     def guest_settings(self, name: str) -> GuestSettings:
         """Return what the guest of that name is granted; raises NotFound."""

@@ -22,9 +22,16 @@ QUESTION: Any = {"messages": [{"role": "user", "content": "Are dogs real?"}], "s
 
 @pytest.fixture(scope="module")
 def rambling(smollm2: Path, guest_files: dict[str, Path], built_guest: Callable[[str], Path]) -> Iterator[Served]:
-    """Return a daemon whose graph `chat` is so hot that its replies do not end by themselves."""
+    """Return a daemon whose graph `chat` is too hot to make sense, and does not take the tokens that end a reply."""
     chat = GraphSettings(
-        model=f"file:{smollm2}", temperature=100, top_k=0, top_p=1, min_p=0, max_tokens=ENDLESS, context=2048
+        model=f"file:{smollm2}",
+        temperature=5,
+        top_k=0,
+        top_p=1,
+        min_p=0,
+        max_tokens=ENDLESS,
+        context=2048,
+        logit_bias={"0": -100, "2": -100},
     )
     guests = {
         "handler": GuestSettings(file=guest_files["handler"]),

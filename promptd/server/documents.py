@@ -151,6 +151,50 @@ class ModelList(_Document):
     data: list[Model]
 
 
+class Session(_Document):
+    id: str
+    object: Literal["session"]
+    guest: str | None
+    graph: str | None
+    owner: str | None
+    """The name of the key it was opened with."""
+    created: int
+    turns: int
+    busy: bool
+    last_event: int
+
+
+class SessionList(_Document):
+    object: Literal["list"]
+    data: list[Session]
+    has_more: bool
+
+
+class SessionReply(_Document):
+    role: Literal["assistant"]
+    content: str
+    stop_reason: Literal["end-of-turn", "stop-sequence", "max-tokens", "context-full", "cancelled"]
+    usage: Usage
+
+
+class Cancelled(_Document):
+    cancelled: bool
+
+
+class Guest(_Document):
+    object: Literal["guest"]
+    name: str
+    uploaded: bool
+    format: Literal["component", "core"] | None
+    kinds: list[Literal["handler", "command"]]
+    sha256: str | None
+
+
+class GuestList(_Document):
+    object: Literal["list"]
+    data: list[Guest]
+
+
 class Response(BaseModel):
     """A response of `/v1/responses`; what it repeats of its request is not listed."""
 
@@ -252,9 +296,9 @@ OPENAI_ERRORS: Responses = {
 OLLAMA_ERRORS: Responses = {status: {**about, "model": OllamaError} for status, about in OPENAI_ERRORS.items()}
 
 
-def answer(model: type[BaseModel], streams: str | None = None) -> Responses:
+def answer(model: type[BaseModel], streams: str | None = None, status: int = 200) -> Responses:
     """Return the documentation of a route that answers with `model`, or with a stream of the media type `streams`."""
     about: dict[str, Any] = {"model": model, "description": "The whole answer, or a stream of it."}
     if streams:
         about["content"] = {streams: {"schema": {"type": "string"}}}
-    return {200: about}
+    return {status: about}

@@ -9,6 +9,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from promptd.errors import InvalidArgument, NotFound, SecurityDenied
+from promptd.server import documents
 from promptd.server.uploads import Uploads
 from promptd.wasm.guest import Guest
 from promptd.wasm.host import Host
@@ -20,7 +21,7 @@ def guest_router(host: Host, uploads: Uploads) -> APIRouter:
     """Return the routes under `/v1/guests`."""
     router = APIRouter(prefix="/v1/guests", tags=["guests"])
 
-    @router.get("")
+    @router.get("", responses=documents.answer(documents.GuestList))
     async def list_guests() -> dict[str, Any]:
         """List the guests, and what is known of those that are compiled."""
         compiled = host.compiled_guests()
@@ -32,6 +33,7 @@ def guest_router(host: Host, uploads: Uploads) -> APIRouter:
     @router.post(
         "",
         status_code=201,
+        responses=documents.answer(documents.Guest, status=201),
         openapi_extra={"requestBody": {"required": True, "content": {WASM_TYPE: {"schema": {"format": "binary"}}}}},
     )
     async def upload_guest(

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from promptd.chat import Completion
 from promptd.errors import InvalidArgument, NotFound, PromptdError, RuntimeFailure
+from promptd.server import documents
 from promptd.server.conversations import GUEST_PREFIX
 from promptd.server.errors import InvalidField
 from promptd.server.events import Numbered
@@ -21,6 +22,8 @@ from promptd.server.replies import BEGIN_S, KEEP_ALIVE_S, ServerSentEvents, sse
 from promptd.server.schemas import ForkSession, OpenSession, RewindSession, SessionMessage
 from promptd.server.session_bodies import event_body, message_body, session_body
 from promptd.server.sessions import Session, Sessions
+
+EVENTS = ServerSentEvents.media_type
 
 MAX_PAGE = 1000
 """Most sessions of one page of the list."""
@@ -30,13 +33,13 @@ def session_router(sessions: Sessions) -> APIRouter:
     """Return the routes under `/v1/sessions`."""
     router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
 
-    @router.post("", status_code=201)
+    @router.post("", status_code=201, responses=documents.answer(documents.Session, status=201))
     async def open_session(body: OpenSession, request: Request) -> dict[str, Any]:
         """Start an instance of a guest, or open a conversation with a graph."""
         session = await sessions.open(body.graph if body.graph is not None else f"{GUEST_PREFIX}{body.guest}")
         return await _opened(session, request)
 
-    @router.get("")
+    @router.get("", responses=documents.answer(documents.SessionList))
     async def list_sessions(
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100, after: Annotated[str | None, Query()] = None
     ) -> dict[str, Any]:
@@ -55,12 +58,12 @@ def session_router(sessions: Sessions) -> APIRouter:
             "has_more": len(open_) > limit,
         }
 
-    @router.get("/{session_id}")
+    @router.get("/{session_id}", responses=documents.answer(documents.Session))
     async def retrieve_session(session_id: str) -> dict[str, Any]:
         """Describe one session."""
         return session_body(sessions.seen(session_id))
 
-    @router.post("/{session_id}/messages")
+    @router.post("/{session_id}/messages", responses=documents.answer(documents.SessionReply, EVENTS))
     async def send_message(session_id: str, body: SessionMessage, request: Request) -> Response:
         """Send one user message and get the reply, as a stream unless `stream` is false."""
         session = sessions.get(session_id)
@@ -74,7 +77,14 @@ def session_router(sessions: Sessions) -> APIRouter:
                 raise first.event
             return _EventStream(session, before, stack.pop_all())
 
-    @router.get("/{session_id}/events")
+    @router.get(
+        "/{session_id}/events",
+        response_class=StreamingResponse,
+        responses={
+            200: {"description": "A stream of events.", "content": {EVENTS: {"schema": {"type": "string"}}}},
+            204: {"description": "There is nothing more."},
+        },
+    )
     async def read_events(
         session_id: str,
         after: Annotated[int | None, Query(ge=0)] = None,
@@ -94,17 +104,17 @@ def session_router(sessions: Sessions) -> APIRouter:
             stack.enter_context(session.listening())
             return _EventStream(session, start, stack.pop_all())
 
-    @router.post("/{session_id}/cancel")
+    @router.post("/{session_id}/cancel", responses=documents.answer(documents.Cancelled))
     async def cancel_reply(session_id: str) -> dict[str, Any]:
         """Stop the reply that is being made; a guest ends with it, and its session too."""
         return {"cancelled": sessions.get(session_id).cancel()}
 
-    @router.post("/{session_id}/fork", status_code=201)
+    @router.post("/{session_id}/fork", status_code=201, responses=documents.answer(documents.Session, status=201))
     async def fork_session(session_id: str, request: Request, body: ForkSession | None = None) -> dict[str, Any]:
         """Open a second session with the same past, or without its last `rewind` turns."""
         return await _opened(await sessions.fork(session_id, body.rewind if body else 0), request)
 
-    @router.post("/{session_id}/rewind")
+    @router.post("/{session_id}/rewind", responses=documents.answer(documents.Session))
     async def rewind_session(session_id: str, body: RewindSession | None = None) -> dict[str, Any]:
         """Take back the last `turns` turns."""
         session = sessions.get(session_id)
@@ -129,7 +139,7 @@ class _EventStream(StreamingResponse):
 
     def __init__(self, session: Session, after: int, listening: ExitStack) -> None:
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(_events(session, after), headers=headers, media_type=ServerSentEvents.media_type)
+        super().__init__(_events(session, after), headers=headers, media_type=EVENTS)
         self._listening = listening
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

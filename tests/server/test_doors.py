@@ -32,7 +32,7 @@ HI: Any = [{"role": "user", "content": "hi"}]
         ({"model": "echo", "messages": HI, "stream": "yes"}, "stream"),
         ({"model": "echo", "messages": HI, "n": 0}, "n"),
         ({"model": "echo", "messages": HI, "n": 1000}, "n"),
-        ({"model": "echo", "messages": HI, "response_format": {"type": "json_object"}}, "response_format"),
+        ({"model": "echo", "messages": HI, "response_format": {"type": "xml"}}, "response_format.type"),
     ],
 )
 def test_a_wrong_field_is_named(served: Served, body: Any, param: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 from serving import Served, serving, wait_until
 
 from promptd.config import GraphSettings, GuestSettings, ServerSettings, Settings
+from promptd.server import documents
 
 QUESTION = "Are dogs real?"
 
@@ -66,7 +67,8 @@ def test_a_session_has_one_turn_at_a_time(served: Served) -> None:
 
 def test_sessions_are_listed_until_they_are_closed(served: Served) -> None:
     session = served.open(guest="handler")
-    served.say(session, "hi")
+    documents.SessionReply.model_validate(served.say(session, "hi").json())
+    documents.SessionList.model_validate(served.http.get("/v1/sessions").json())
     (listed,) = [each for each in served.http.get("/v1/sessions").json()["data"] if each["id"] == session]
     assert listed == served.http.get(f"/v1/sessions/{session}").json()
     assert (listed["guest"], listed["graph"], listed["turns"], listed["busy"]) == ("handler", None, 1, False)

@@ -21,12 +21,17 @@ from serving import Served, serving
 from tiny_model import write_tiny_model
 from wat_guests import HANDLER, LINES
 
-from promptd.config import GraphSettings, GuestSettings, Settings
+from promptd.config import GraphSettings, GuestSettings, Settings, UploadSettings
 
 EXAMPLES = 3
 """Requests of each kind for each operation; many more were sent by hand."""
 MODELS = ("echo", "tiny", "guest/handler", "guest/lines")
 CHECKS = (not_a_server_error, content_type_conformance, response_schema_conformance, status_code_conformance)
+
+
+@schemathesis.serializer("application/wasm")
+def _wasm(_context: Any, value: Any) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode("utf-8", "replace")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +43,8 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     for name, text in (("handler", HANDLER), ("lines", LINES)):
         guests[name] = GuestSettings(file=_written(folder / f"{name}.wat", text))
     graphs = {"echo": GraphSettings(model="echo"), "tiny": GraphSettings(model=f"file:{tiny}", max_tokens=5)}
-    with serving(Settings(graphs=graphs, guests=guests)) as running:
+    uploads = UploadSettings(folder=folder / "uploads")
+    with serving(Settings(graphs=graphs, guests=guests, uploads=uploads)) as running:
         yield running
 
 

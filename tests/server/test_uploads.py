@@ -18,7 +18,7 @@ from wasmtime import wat2wasm
 from wat_guests import HANDLER, LINES
 
 from promptd.config import GuestSettings, KeySettings, ServerSettings, Settings, UploadSettings
-from promptd.server import doors
+from promptd.server import documents, doors
 from promptd.server.keys import key_hash
 
 MAX_SIZE = 100_000
@@ -93,7 +93,9 @@ def test_an_uploaded_guest_answers_until_it_is_deleted_and_its_sessions_go_on(
     assert uploaded.status_code == 201, uploaded.text
     about = uploaded.json()
     assert (about["uploaded"], about["format"], about["kinds"]) == (True, format, kinds)
-    assert about in open_to_uploads.http.get("/v1/guests").json()["data"]
+    listed = open_to_uploads.http.get("/v1/guests").json()
+    documents.GuestList.model_validate(listed)
+    assert about in listed["data"]
     assert open_to_uploads.complete("guest/mine", "hi").status_code == 200
     assert "guest/mine" in [each["id"] for each in open_to_uploads.http.get("/v1/models").json()["data"]]
 

@@ -144,55 +144,6 @@ class CompletionRequest(SamplingFields):
         return self.sampling(max_tokens=self.max_tokens, logprobs=self.logprobs)
 
 
-def _text_of_input(content: Any) -> Any:
-    """Return the text of an input item's content, which may come in parts."""
-    if not isinstance(content, list):
-        return content
-    texts = []
-    for part in content:
-        known = isinstance(part, dict) and part.get("type") in ("input_text", "output_text", "text")
-        if not known or not isinstance(part.get("text"), str):
-            raise ValueError("promptd takes text only: each part must be {'type': 'input_text', 'text': ...}")
-        texts.append(part["text"])
-    return "".join(texts)
-
-
-class InputMessage(Body):
-    """One message of a response's input."""
-
-    type: Literal["message"] = "message"
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[Text, BeforeValidator(_text_of_input)]
-
-
-class ResponsesRequest(Body):
-    """The body of `POST /v1/responses`."""
-
-    model: Text
-    input: Text | Annotated[list[InputMessage], Field(min_length=1)]
-    instructions: Text | None = None
-    stream: bool | None = None
-    max_output_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    previous_response_id: None = None
-    """Nothing is stored, so there is nothing to go on from."""
-
-    def messages(self) -> list[Message]:
-        """Return the conversation that is asked for the next reply."""
-        system = [Message("system", self.instructions)] if self.instructions else []
-        if isinstance(self.input, str):
-            return [*system, Message("user", self.input)]
-        return [
-            *system,
-            *(Message("system" if each.role == "developer" else each.role, each.content) for each in self.input),
-        ]
-
-    def options(self) -> ChatOptions:
-        """Return how the reply is to be sampled."""
-        return ChatOptions(max_tokens=self.max_output_tokens, temperature=self.temperature, top_p=self.top_p)
-
-
 class OpenSession(Body):
     """The body of `POST /v1/sessions`: what to talk to, a guest or a graph."""
 

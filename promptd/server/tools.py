@@ -72,11 +72,14 @@ def _arguments(value: Any) -> Any:
     return value or "{}"
 
 
+Arguments = Annotated[Text, BeforeValidator(_arguments)]
+
+
 class FunctionCalled(Body):
     """What a call is of."""
 
     name: Text
-    arguments: Annotated[Text, BeforeValidator(_arguments)]
+    arguments: Arguments
 
 
 class CallMade(Body):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import openai
@@ -76,8 +77,61 @@ def test_a_response_streams_typed_events(served: Served) -> None:
     assert len(deltas) > 8 and "".join(deltas) == whole.output_text
 
 
+CLOCK: Any = {"type": "function", "name": "get_time", "parameters": {"type": "object", "properties": {}}}
+SAY_CALL = '<tool_call>{"name": "get_time", "arguments": {}}</tool_call>'
+"""What the echo graph answers with a call."""
+
+
+def test_a_response_calls_tools_and_is_told_what_came_of_it(served: Served) -> None:
+    create = served.openai.responses.create
+    response = create(model="chat", input="What time is it?", tools=[CLOCK], tool_choice="required")
+    (call,) = response.output
+    assert call.type == "function_call" and (call.name, call.arguments) == ("get_time", "{}")
+    answer: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "noon"}
+    told: Any = [{"role": "user", "content": "What time is it?"}, call.to_dict(), answer]
+    after = create(model="chat", input=told, tools=[CLOCK], max_output_tokens=1)
+    assert after.usage and response.usage and after.usage.input_tokens > response.usage.input_tokens
+    assert create(model="echo", input=told, tools=[CLOCK]).output_text == "noon"
+
+
+def test_calls_in_a_response_stream_as_items_of_their_own(served: Served) -> None:
+    with served.openai.responses.stream(model="echo", input=f"Let me see. {SAY_CALL}", tools=[CLOCK]) as events:
+        seen = list(events)
+        final = events.get_final_response()
+    assert [item.type for item in final.output] == ["message", "function_call"]
+    assert final.output_text == "Let me see. "
+    kinds = [event.type for event in seen]
+    assert kinds.count("response.output_item.added") == kinds.count("response.output_item.done") == 2
+    assert [event.sequence_number for event in seen] == list(range(len(seen)))
+    (arguments,) = [event.arguments for event in seen if event.type == "response.function_call_arguments.done"]
+    assert arguments == "{}"
+
+
+def test_a_response_keeps_to_a_format(served: Served) -> None:
+    schema = {"type": "object", "properties": {"legs": {"type": "integer"}}, "required": ["legs"]}
+    text: Any = {"format": {"type": "json_schema", "name": "dog", "schema": schema, "strict": True}}
+    response = served.openai.responses.create(model="chat", input="How many legs has a dog?", text=text)
+    assert isinstance(json.loads(response.output_text)["legs"], int)
+
+
+def test_a_guest_responds_and_fails_with_a_status(served: Served) -> None:
+    with served.openai.responses.stream(model="guest/handler", input="hi") as events:
+        assert events.get_final_response().output_text == "1/1 hi"
+    with pytest.raises(openai.APIStatusError, match="try later"):
+        served.openai.responses.create(model="guest/handler", input="!", stream=True)
+
+
 @pytest.mark.parametrize(
-    "fields", [{"previous_response_id": "resp_1"}, {"input": [{"type": "computer_call"}]}, {"input": []}]
+    "fields",
+    [
+        {"previous_response_id": "resp_1"},
+        {"conversation": "conv_1"},
+        {"background": True},
+        {"tools": [{"type": "web_search"}]},
+        {"text": {"format": {"type": "json_schema", "name": "x"}}},
+        {"input": [{"type": "computer_call"}]},
+        {"input": []},
+    ],
 )
 def test_what_responses_cannot_do_is_refused(served: Served, fields: dict[str, Any]) -> None:
     with pytest.raises(openai.BadRequestError):

@@ -43,6 +43,8 @@ def write_tiny_model(
     add_bos: bool = True,
     architecture: str = "llama",
     special: Sequence[tuple[str, int]] = SPECIAL,
+    pooling: int | None = None,
+    causal: bool = True,
 ) -> Path:
     """Write the model to `path`."""
     tokens = [*special, *((f"<0x{byte:02X}>", BYTE) for byte in range(256))]
@@ -64,6 +66,10 @@ def write_tiny_model(
         number("tokenizer.ggml.unknown_token_id", 0),
         entry("tokenizer.ggml.add_bos_token", BOOL, bytes([add_bos])),
     ]
+    if pooling is not None:
+        metadata.append(number("llama.pooling_type", pooling))
+    if not causal:
+        metadata.append(entry("llama.attention.causal", BOOL, bytes([causal])))
     if template is not None:
         metadata.append(string("tokenizer.chat_template", template))
     square, wide, tall = (EMBEDDING, EMBEDDING), (EMBEDDING, FEED_FORWARD), (FEED_FORWARD, EMBEDDING)

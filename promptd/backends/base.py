@@ -106,10 +106,19 @@ class Embedding:
 class Embeds(Protocol):
     """A graph that makes embeddings."""
 
-    def embed(self, text: str | Sequence[int], *, truncate: bool = False) -> Embedding:
-        """Return the embedding of a text, or of tokens; `truncate` takes the beginning of one that is too long.
+    def embed(
+        self,
+        texts: Sequence[str | Sequence[int]],
+        *,
+        truncate: bool = False,
+        tokens: int | None = None,
+        deadline: float | None = None,
+    ) -> list[Embedding]:
+        """Return the embeddings of texts, each text or tokens; `truncate` takes the beginning of one that is too long.
 
-        Raises InvalidArgument, TooLarge, RuntimeFailure.
+        They are pooled as the model was made for, or the mean of all tokens is taken. `tokens` is how many all may have
+        together, `deadline` a `time.monotonic()` value. Raises InvalidArgument, TooLarge, Busy, TimedOut,
+        RuntimeFailure.
         """
 
 

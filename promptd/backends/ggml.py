@@ -20,8 +20,9 @@ from promptd.backends.sampling import sampling_of
 from promptd.chat import ChatOptions, Message, Tool
 from promptd.config import EngineSettings, GraphSettings
 from promptd.engine import Conversation, Engine, EngineInfo, EngineStats, Reply
+from promptd.engine.messages import POOLING_MODEL_OR_MEAN
 from promptd.engine.transcript import TOKEN_CODE
-from promptd.errors import InvalidArgument, UnsupportedOperation
+from promptd.errors import InvalidArgument, TooLarge, UnsupportedOperation
 
 EngineKey = tuple[Path, Literal["cpu", "gpu", "auto"], int | None, EngineSettings, int | None]
 """What decides how a model is loaded: file, target, context, the worker's settings, and a limit of the KV cache."""
@@ -135,17 +136,28 @@ class GgmlGraph:
         conversation = self._engine.conversation(guest, template="none")
         return GgmlPrompt(conversation, self._settings, ChatOptions())
 
-    def embed(self, text: str | Sequence[int], *, truncate: bool = False) -> Embedding:
-        """Return the embedding of a text, whose special tokens are not parsed, or of tokens; see Embeds."""
+    def embed(
+        self,
+        texts: Sequence[str | Sequence[int]],
+        *,
+        truncate: bool = False,
+        tokens: int | None = None,
+        deadline: float | None = None,
+    ) -> list[Embedding]:
+        """Return the embeddings of texts, whose special tokens are not parsed, or of tokens; see Embeds."""
+        most = self._engine.max_embed_tokens
+        inputs = [self._tokens(text)[: most if truncate else None] for text in texts]
+        if tokens is not None and sum(map(len, inputs)) > tokens:
+            raise TooLarge(f"the texts have {sum(map(len, inputs))} tokens, and {tokens} are left of the limit")
+        vectors = self._engine.embed_all(inputs, pooling=POOLING_MODEL_OR_MEAN, deadline=deadline)
+        return [Embedding(vector, len(given)) for vector, given in zip(vectors, inputs, strict=True)]
+
+    def _tokens(self, text: str | Sequence[int]) -> array[int]:
         if isinstance(text, str):
-            tokens = self._engine.tokenize(text.encode(), parse_special=False)
-        else:
-            if not all(0 <= token < self.info.n_vocab for token in text):
-                raise InvalidArgument(f"the model has no such token; its tokens are 0 to {self.info.n_vocab - 1}")
-            tokens = array(TOKEN_CODE, text)
-        if truncate:
-            tokens = tokens[: self._engine.max_embed_tokens]
-        return Embedding(self._engine.embed(tokens), len(tokens))
+            return self._engine.tokenize(text.encode(), parse_special=False)
+        if not all(0 <= token < self.info.n_vocab for token in text):
+            raise InvalidArgument(f"the model has no such token; its tokens are 0 to {self.info.n_vocab - 1}")
+        return array(TOKEN_CODE, text)
 
     def count_tokens(self, text: str) -> int:
         """Return how many tokens `text` is, special tokens not parsed."""

@@ -12,7 +12,7 @@ import threading
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -64,6 +64,9 @@ BACK_OFF_S = (0.0, 0.5, 2.0)
 
 MAX_COUNT_CHARACTERS = 1024**2
 """The worker tokenises some megabytes a second, and nobody's reply goes on meanwhile."""
+
+EMBED_AT_ONCE = 64
+"""Texts whose embeddings one call asks the worker for at once; its queue is for all calls."""
 
 MIN_IDLE_S = 0.05
 """A worker is used by whoever has just asked for it, and is about to call it."""
@@ -205,16 +208,31 @@ class Engine:
         return reply
 
     def embed(self, tokens: array[int], *, pooling: int = -1, deadline: float | None = None) -> array[float]:
-        """Return the embedding of tokens as a vector of length 1.
+        """Return the embedding of tokens as a vector of length 1; see `embed_all`."""
+        return self.embed_all([tokens], pooling=pooling, deadline=deadline)[0]
 
-        `pooling` is of llama.h's enum llama_pooling_type, -1 for the model's own. Raises InvalidArgument, TooLarge,
-        TimedOut, RuntimeFailure.
+    def embed_all(
+        self, texts: Sequence[array[int]], *, pooling: int = -1, deadline: float | None = None
+    ) -> list[array[float]]:
+        """Return the embeddings of texts, given as tokens, as vectors of length 1; those that fit share a step.
+
+        `pooling` is as in messages.Embed. Raises InvalidArgument, TooLarge, Busy, TimedOut, RuntimeFailure.
         """
-        data = tokens.tobytes()
-        answer = self._ask(self.link(), lambda call: Embed(call, data, pooling, deadline))
-        if not isinstance(answer, Embedded):
-            raise RuntimeFailure("the model's worker process gave no embedding")
-        return array("f", answer.vector)
+        link = self.link()
+
+        def ask(text: array[int]) -> tuple[int, Future[Event]]:
+            return self._query(link, lambda call: Embed(call, text.tobytes(), pooling, deadline))
+
+        vectors: list[array[float]] = []
+        for start in range(0, len(texts), EMBED_AT_ONCE):
+            asked = list(map(ask, texts[start : start + EMBED_AT_ONCE]))
+            try:
+                vectors += [_vector(answer.result()) for _, answer in asked]
+            except BaseException:
+                for call, _ in asked:
+                    self._abandon(link, call)
+                raise
+        return vectors
 
     @property
     def max_embed_tokens(self) -> int:
@@ -339,6 +357,10 @@ class Engine:
 
     def _ask(self, link: Link, query: Callable[[int], Command]) -> Event:
         """Send a query and wait for its answer; raises the PromptdError that came instead."""
+        return self._query(link, query)[1].result()
+
+    def _query(self, link: Link, query: Callable[[int], Command]) -> tuple[int, Future[Event]]:
+        """Send a query; return its call, and where its answer, or the PromptdError that comes instead, will be."""
         call = self.number()
         answer: Future[Event] = Future()
 
@@ -352,7 +374,7 @@ class Engine:
 
         self.call(link, call, on_notice)
         link.send(query(call))
-        return answer.result()
+        return call, answer
 
     def _on_event(self, event: Event) -> None:
         """Pass an event to the handler of its call, on the reader thread."""
@@ -419,6 +441,12 @@ def _on_raw_notice(reply: RawReply, notice: Notice) -> None:
             reply.finish(_error(notice))
         case PromptdError():
             reply.finish(notice)
+
+
+def _vector(answer: Event) -> array[float]:
+    if not isinstance(answer, Embedded):
+        raise RuntimeFailure("the model's worker process gave no embedding")
+    return array("f", answer.vector)
 
 
 def _error(failed: Failed) -> PromptdError:

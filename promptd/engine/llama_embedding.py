@@ -1,72 +1,103 @@
 """The fence around llama.cpp's embeddings: a context that yields vectors in place of logits.
 
-Checked against llama-cpp-python 0.3.36 (llama.h: llama_get_embeddings_seq, llama_get_embeddings_ith).
+Checked against llama-cpp-python 0.3.36 (llama.h: llama_get_embeddings, llama_get_embeddings_seq; with embeddings on,
+llama_context::decode makes every token of a batch an output).
 """
 
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 
 import llama_cpp.llama_cpp as _llama
+import numpy as np
+import numpy.typing as npt
 
 from promptd.engine.llama import Batch, LlamaError, Model, last_error
 
 POOLING_MODEL, POOLING_NONE, POOLING_MEAN, POOLING_CLS, POOLING_LAST = -1, 0, 1, 2, 3
 """llama.h, enum llama_pooling_type; -1 is what the model says."""
 
+Vector = npt.NDArray[np.floating]
+
+
+def own_pooling(model: Model) -> int | None:
+    """Return the pooling a model was made for; None where it says nothing of that."""
+    text = model.metadata(f"{model.metadata('general.architecture')}.pooling_type")
+    return int(text) if text is not None and text.isdigit() else None
+
+
+def is_causal(model: Model) -> bool:
+    """Return whether the model's tokens see only those before them."""
+    return model.metadata(f"{model.metadata('general.architecture')}.attention.causal") != "false"
+
 
 class EmbeddingContext:
-    """One llama_context with embeddings on, for one text at a time."""
+    """One llama_context with embeddings on, for several texts at a time."""
 
-    def __init__(self, model: Model, *, tokens: int, pooling: int, threads: int, offload: bool) -> None:
-        """Allocate room for texts of `tokens` tokens; raises LlamaError."""
+    def __init__(
+        self,
+        model: Model,
+        *,
+        tokens: int,
+        step_tokens: int,
+        sequences: int,
+        pooling: int,
+        threads: int,
+        offload: bool,
+    ) -> None:
+        """Allocate room for texts of `tokens` tokens together, `step_tokens` in each step; raises LlamaError."""
         parameters = _llama.llama_context_default_params()
-        parameters.n_ctx = parameters.n_batch = parameters.n_ubatch = tokens
-        parameters.n_seq_max = 1
+        parameters.n_ctx = tokens
+        parameters.n_batch = parameters.n_ubatch = max(step_tokens, sequences)  # llama.cpp aborts if it is less
+        parameters.n_seq_max = sequences
+        parameters.kv_unified = True
         parameters.n_threads = parameters.n_threads_batch = threads
         parameters.embeddings = True
         parameters.pooling_type = pooling
         parameters.offload_kqv = parameters.op_offload = offload
-        self.asked = pooling
-        """The pooling it was made for."""
+        self.pooling = pooling
         self._model = model
         self._size = int(_llama.llama_model_n_embd(model.handle))
-        self._batch = Batch(tokens)
+        self._batch = Batch(parameters.n_batch)
         self._handle = _llama.llama_init_from_model(model.handle, parameters)
         if not self._handle:
             raise LlamaError(last_error() or "llama.cpp does not say why")
         self._memory = _llama.llama_get_memory(self._handle)
-        self._last = 0
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
             _llama.llama_free(self._handle)
             self._handle = None
 
-    @property
-    def pooling(self) -> int:
-        """The pooling that is in force."""
-        return int(_llama.llama_pooling_type(self._handle))
-
-    def clear(self) -> None:
-        """Forget the text."""
+    def remove(self, sequence: int) -> None:
+        """Forget the tokens of a text."""
         if self._memory:
-            _llama.llama_memory_clear(self._memory, False)
+            _llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
-    def decode(self, tokens: array[int], position: int, *, output: bool) -> None:
-        """Take the next tokens of the text; raises LlamaError."""
+    def decode(self, chunks: Sequence[tuple[array[int], int, int]]) -> None:
+        """Take tokens, from a position on, of a sequence each; raises LlamaError."""
         self._batch.clear()
-        self._last = self._batch.add(tokens, position, 0, output=output)
+        for tokens, position, sequence in chunks:
+            self._batch.add(tokens, position, sequence, output=True)
         status = _llama.llama_decode(self._handle, self._batch.batch)
         if status:
             raise LlamaError(last_error() or f"llama_decode returned {status}")
 
-    def vector(self) -> array[float]:
-        """Return the embedding of the text: pooled, or that of its last token where nothing is pooled."""
-        if self.pooling == POOLING_NONE:
-            pointer = _llama.llama_get_embeddings_ith(self._handle, self._last)
-        else:
-            pointer = _llama.llama_get_embeddings_seq(self._handle, 0)
+    def rows(self) -> Vector:
+        """Return the vectors of the last step's tokens, in their order: an array of tokens by dimensions, valid until
+        the next step.
+        """
+        pointer = _llama.llama_get_embeddings(self._handle)
+        if not pointer:
+            raise LlamaError("it gave no embeddings")
+        rows: Vector = np.ctypeslib.as_array(pointer, shape=(len(self._batch), self._size))
+        return rows
+
+    def pooled(self, sequence: int) -> Vector:
+        """Return the vector llama.cpp has pooled of the last step's tokens of a sequence."""
+        pointer = _llama.llama_get_embeddings_seq(self._handle, sequence)
         if not pointer:
             raise LlamaError("it gave no embedding")
-        return array("f", pointer[: self._size])
+        vector: Vector = np.ctypeslib.as_array(pointer, shape=(self._size,)).copy()
+        return vector

@@ -17,6 +17,8 @@ MAX_TOKEN_CHARACTERS = 128
 tokenised, which would take seconds.
 """
 
+POOLING_MODEL_OR_MEAN = -2
+"""A pooling of `Embed` that llama.h does not have: the mean, unless the model was made for another."""
 MAX_EMBED_TOKENS = 2048
 """Most tokens one embedding is made of; llama.cpp's own batch size."""
 
@@ -145,7 +147,9 @@ class Embed(msgspec.Struct, frozen=True, tag=True):
     call: int
     tokens: bytes
     pooling: int
-    """llama.h, enum llama_pooling_type; -1 is the model's own."""
+    """llama.h, enum llama_pooling_type; -1 is the model's own (where it has none, its last token's vector is taken),
+    and POOLING_MODEL_OR_MEAN.
+    """
     deadline: float | None
 
 

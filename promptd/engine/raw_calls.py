@@ -120,14 +120,13 @@ class RawCalls:
         return Failed(generation.call, code_of(error).name, str(error))
 
     def embed(self) -> list[Event]:
-        """Work on an embedding for one step."""
-        done = self._embedder.step()
-        if done is None:
-            return []
-        call, outcome = done
-        if isinstance(outcome, PromptdError):
-            return [Failed(call, code_of(outcome).name, str(outcome))]
-        return [Embedded(call, outcome.tobytes())]
+        """Work on embeddings for one step, which replies that are being made hardly notice."""
+        return [
+            Failed(call, code_of(outcome).name, str(outcome))
+            if isinstance(outcome, PromptdError)
+            else Embedded(call, outcome.tobytes())
+            for call, outcome in self._embedder.step(self._scheduler.spare_tokens)
+        ]
 
     def _generate(self, command: Generate) -> None:
         tokens = _tokens(command.tokens)

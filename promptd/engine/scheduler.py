@@ -136,6 +136,13 @@ class Scheduler:
         self.counters.generated_tokens += 1
 
     @property
+    def spare_tokens(self) -> int | None:
+        """Most tokens that may be decoded between two steps, as one guest's prefill; None where no reply is made."""
+        if not self.running:
+            return None
+        return self._prefill.tokens(len(self.running), len(_guests(self.running)), 1)
+
+    @property
     def prefill_seconds(self) -> float | None:
         """Mean seconds a prompt token has taken; None until that was measured."""
         return self._prefill.token_seconds

@@ -32,7 +32,10 @@ MAX_INPUTS = 2048
 """Most texts of one request, as OpenAI has it."""
 
 THREADS = 4
-"""Requests whose embeddings are made at once; one more waits. An engine makes one after the other anyway."""
+"""Requests whose embeddings are made at once; one more waits."""
+
+AT_ONCE = 32
+"""Texts of one request that the engine is given together; between those it is seen whether the client has left."""
 
 NonEmpty = Annotated[Text, Field(min_length=1)]
 Token = Annotated[int, Field(ge=0, lt=2**31)]
@@ -93,13 +96,13 @@ def embeddings_router(conversations: Conversations, turns: Turns) -> APIRouter:
         if not isinstance(graph, Embeds):
             raise UnsupportedOperation(f"the graph {model} makes no embeddings")
         made: list[Embedding] = []
-        for each in inputs:
+        for start in range(0, len(inputs), AT_ONCE):
             if turns.draining:
                 raise Busy("promptd is shutting down")
             if await request.is_disconnected():
                 break
-            call = partial(graph.embed, each, truncate=truncate)
-            made.append(await asyncio.get_running_loop().run_in_executor(threads, call))
+            call = partial(graph.embed, inputs[start : start + AT_ONCE], truncate=truncate)
+            made += await asyncio.get_running_loop().run_in_executor(threads, call)
             if dimensions not in (None, len(made[0].vector)):
                 raise InvalidField(
                     f"the model's embeddings have {len(made[0].vector)} dimensions, and cannot have {dimensions}",

@@ -12,6 +12,7 @@ from promptd.errors import PromptdError, code_of
 from promptd.tensor import Tensor, TensorType
 from promptd.wasm import properties, staged
 from promptd.wasm.chat import CHAT, OUTPUT, TOKENS, TYPES
+from promptd.wasm.embeddings import EMBEDDINGS
 from promptd.wasm.face import Face
 from promptd.wasm.nn import Execution, Failure, LoadedGraph, Nn
 from promptd.wasm.prompt import PROMPT
@@ -105,6 +106,7 @@ FACES: dict[str, Face] = {
     },
     "promptd:prompt/types@0.1.0": TYPES,
     "promptd:prompt/chat@0.1.0": CHAT,
+    "promptd:prompt/embeddings@0.1.0": EMBEDDINGS,
     "promptd:prompt/tokens@0.1.0": TOKENS,
     "promptd:prompt/output@0.1.0": OUTPUT,
 }

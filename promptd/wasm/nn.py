@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -322,14 +322,19 @@ class Nn:
 
         `cancel` is called when the guest is stopped meanwhile. Raises TooLarge when none are left.
         """
-        left = self._tokens_left()
+        left = self.tokens_left()
         try:
             with self._control.host_call(), self._control.cancelling(cancel):
                 yield left
         finally:
             self._count_execution(execution)
 
-    def _tokens_left(self) -> int | None:
+    def host_call(self) -> AbstractContextManager[None]:
+        """Surround what may block on a model."""
+        return self._control.host_call()
+
+    def tokens_left(self) -> int | None:
+        """Return how many tokens the guest may still use, None without limit; raises TooLarge when that is none."""
         if (limit := self._grant.limits.tokens) is None:
             return None
         if self.tokens_used >= limit:

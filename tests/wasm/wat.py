@@ -375,6 +375,53 @@ def chatting(body: str, graph: str = "echo", messages: tuple[str, ...] = ("hello
     return command("\n".join(data) + body, imports=CHAT, lowerings=CHAT_LOWERINGS, given=CHAT_FUNCTIONS)
 
 
+EMBEDDINGS = (
+    TYPES
+    + """
+  (import "promptd:prompt/chat@0.1.0" (instance $chat
+    (type $error0 (variant (case "invalid-argument" string) (case "not-found" string) (case "too-large" string)
+      (case "busy" string) (case "timeout" string) (case "security" string) (case "runtime-error" string)))
+    (export "error" (type $error (eq $error0)))))
+  (alias export $chat "error" (type $chat-error))
+  (import "promptd:prompt/embeddings@0.1.0" (instance $embeddings
+    (alias outer 1 $chat-error (type $e0)) (export "error" (type $e (eq $e0)))
+    (export "embed" (func (param "graph" string) (param "texts" (list string))
+      (result (result (list (list f32)) (error $e)))))))
+"""
+)
+
+
+def embedding(*texts: str, graph: str = "echo") -> str:
+    """Return a command that prints the vectors of `texts`, each its bytes and a comma, or the error."""
+    name, at, data = graph.encode(), 2048 + 8 * len(texts), [f'(data (i32.const 1200) "{graph}")']
+    for i, text in enumerate(texts):
+        size = len(text.encode())
+        data.append(f'(data (i32.const {2048 + 8 * i}) "{_word(at)}{_word(size)}")')
+        data.append(f'(data (i32.const {at}) "{_bytes(text.encode())}")')
+        at += size
+    body = f"""
+    (data (i32.const 1300) ",")
+    (func $main (result i32)
+      (local $vector i32) (local $end i32)
+      (call $embed (i32.const 1200) (i32.const {len(name)}) (i32.const 2048) (i32.const {len(texts)}) (i32.const 64))
+      (if (i32.load8_u (i32.const 64)) (then (call $print-string (i32.const 72)) (return (i32.const 1))))
+      (local.set $vector (i32.load (i32.const 68)))
+      (local.set $end (i32.add (local.get $vector) (i32.mul (i32.const 8) (i32.load (i32.const 72)))))
+      (block $done (loop $more
+        (br_if $done (i32.eq (local.get $vector) (local.get $end)))
+        (call $print (i32.load (local.get $vector)) (i32.mul (i32.const 4) (i32.load offset=4 (local.get $vector))))
+        (call $print (i32.const 1300) (i32.const 1))
+        (local.set $vector (i32.add (local.get $vector) (i32.const 8)))
+        (br $more)))
+      (i32.const 0))"""
+    return command(
+        "\n".join(data) + body,
+        imports=EMBEDDINGS,
+        lowerings=f'(core func $embed (canon lower (func $embeddings "embed") {_BOTH}))',
+        given='(import "" "embed" (func $embed (param i32 i32 i32 i32 i32)))',
+    )
+
+
 HANDLER = f"""(component
 {TYPES}
   (import "promptd:prompt/chat@0.1.0" (instance $chat

@@ -6,12 +6,15 @@ import contextlib
 import json
 import re
 import tomllib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from promptd.errors import InvalidArgument
+from promptd.suggestions import did_you_mean
+from promptd.toml_lines import line_of
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -306,17 +309,18 @@ def load_settings(path: Path | None) -> Settings:
     """Return the settings in the TOML file `path`, or defaults for None.
 
     Relative `file`, `dirs` and `folder` paths are taken from the folder of the TOML file. Raises InvalidArgument with a
-    sentence that names the file, and the line or key.
+    sentence that names the file, and the line and key.
     """
     if path is None:
         return Settings()
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        table = tomllib.loads(text)
     except OSError as error:
         raise InvalidArgument(f"cannot read settings {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidArgument(f"settings {path} are not valid TOML: {error}") from error
-    return _validated(Settings, _rooted(table, path.parent), str(path))
+    return _validated(Settings, _rooted(table, path.parent), str(path), text)
 
 
 def graph_settings(name: str, model: str, options: dict[str, Any], base: GraphSettings | None = None) -> GraphSettings:
@@ -354,22 +358,43 @@ def nn_preload(text: str) -> tuple[str, GraphSettings]:
     return name, graph_settings(name, f"file:{path}", {"target": PRELOAD_TARGETS[target.lower()]})
 
 
-def _validated(kind: type[T], table: dict[str, Any], where: str) -> T:
+def _validated(kind: type[T], table: dict[str, Any], where: str, text: str = "") -> T:
+    """Return the settings in `table`; raises InvalidArgument, which names the line where the TOML `text` is given."""
     try:
         return kind.model_validate(table)
     except ValidationError as error:
         errors = error.errors()
         first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
-        key = ".".join(str(part) for part in first["loc"] if part != "[key]")
+        location = [part for part in first["loc"] if part != "[key]"]
+        key = ".".join(map(str, location))
+        if line := line_of(text, location):
+            where = f"{where}, line {line}"
         if first["type"] == "extra_forbidden":
-            known = ", ".join(sorted(_kebab(field) for field in kind.model_fields))
-            hint = f"; known keys are {known}" if len(first["loc"]) == 1 else ""
+            known = sorted(_kebab(field) for field in _model_at(kind, location[:-1]).model_fields)
+            hint = did_you_mean(str(location[-1]), known) or f"; known keys are {', '.join(known)}"
             raise InvalidArgument(f"{where}: there is no setting {key!r}{hint}") from error
         if first["type"] == "missing":
             raise InvalidArgument(f"{where}: {key} is missing") from error
         reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ").partition(", unable to parse")[0]
         got = "" if first["type"] == "value_error" else f", not {first['input']!r}"
         raise InvalidArgument(f"{where}: {key}: {reason}{got}") from error
+
+
+def _model_at(kind: type[BaseModel], location: Sequence[str | int]) -> type[BaseModel]:
+    """Return the model of the settings at `location` within those of `kind`."""
+    for part in location:
+        field = kind.model_fields.get(str(part).replace("-", "_"))
+        if field is not None:  # what is no field is the name of a graph or guest, or a place in a list
+            models = [each for each in _types_in(field.annotation) if issubclass(each, BaseModel)]
+            kind = models[0] if models else kind
+    return kind
+
+
+def _types_in(annotation: Any) -> Iterator[type]:
+    if isinstance(annotation, type):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _types_in(part)
 
 
 def _rooted(table: dict[str, Any], folder: Path) -> dict[str, Any]:

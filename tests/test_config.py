@@ -82,6 +82,29 @@ def test_a_mistake_is_one_sentence_that_names_file_and_key(tmp_path: Path, text:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[graphs.chat]\n# a note\n\nmodel = 'x'\ntemprature = 1\n", "line 5: there is no setting 'graphs.chat.temprature'; did you mean temperature?"),  # noqa: E501
+        ("[graphs.a]\nmodel = 'x'\n[graphs.b]\n", "line 3: graphs.b.model is missing"),
+        ("[graphs]\na = { model = 'x' }\nb = { model = 'x', seed = -1 }\n", "line 3: graphs.b.seed"),
+        ("graphs.a.model = 'x'\ngraphs.a.max_tokens = 0\n", "line 2: graphs.a.max_tokens"),
+        ("[graphs.a]\nmodel = 'x'\nsystem = \"\"\"\n[engine]\n\"\"\"\nstop = [\n  'a',\n  1,\n]\n", "line 6: graphs.a"),
+        ("[server]\nport = 1\n[[server.keys]]\nname='a'\nsha256='x'\n", "line 5: server.keys.0.sha256"),
+        (f"[[server.keys]]\nname='a'\nsha256='{'0' * 64}'\n[[server.keys]]\nname='b'\nscopes=['king']\nsha256=''\n",
+         "line 7: server.keys.1.sha256"),
+        ("[serverr]\nport = 1\n", "line 1: there is no setting 'serverr'; did you mean server?"),
+        ("[server]\nzzzz = 1\n", "known keys are host"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_with_its_line(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "promptd.toml"
+    path.write_text(text)
+    with pytest.raises(InvalidArgument) as caught:
+        load_settings(path)
+    assert said in str(caught.value)
+
+
 def test_a_missing_file_is_said_to_be_missing(tmp_path: Path):
     with pytest.raises(InvalidArgument, match="No such file"):
         load_settings(tmp_path / "none.toml")

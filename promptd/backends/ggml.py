@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import weakref
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,8 +74,10 @@ class GgmlGraph:
         self._settings = settings
         self._key: EngineKey = (path.resolve(), settings.target, settings.context, engine, kv_bytes)
         self._engine = _ENGINES.acquire(self._key, path)
-        self._lock = threading.Lock()
-        self._closed = False
+        self._lease = weakref.finalize(self, _release_soon, self._key)
+        self._lease.atexit = False
+        self._original: GgmlGraph | None = None
+        """Kept referred to, since the lease ends with it."""
 
     @property
     def info(self) -> EngineInfo:
@@ -97,6 +100,7 @@ class GgmlGraph:
         """Return this graph with other options, on the same engine. Of the two only one may be closed."""
         other = copy.copy(self)
         other._settings = settings
+        other._original = self
         return other
 
     def stats(self) -> EngineStats:
@@ -164,12 +168,9 @@ class GgmlGraph:
         return self._engine.count_tokens(text)
 
     def close(self) -> None:
-        """Unload the model, unless another graph uses it. Idempotent."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-        _ENGINES.release(self._key)
+        """Unload the model, unless another graph uses it; a graph nobody refers to any more does so too. Idempotent."""
+        if self._lease.detach():
+            _ENGINES.release(self._key)
 
 
 @dataclass(slots=True)
@@ -218,3 +219,8 @@ class _Engines:
 
 
 _ENGINES = _Engines()
+
+
+def _release_soon(key: EngineKey) -> None:
+    """Give back the engine of a graph that was garbage-collected, on a thread: its collector may hold any lock."""
+    threading.Thread(target=_ENGINES.release, args=(key,), name="promptd-unload", daemon=True).start()

@@ -30,6 +30,7 @@ app.command()(serve.serve)
 app.command()(key.key)
 app.command()(control.ps)
 app.command()(control.stop)
+app.command()(control.reload)
 app.command()(control.logs)
 app.command()(conformance.conformance)
 

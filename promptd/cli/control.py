@@ -1,4 +1,4 @@
-"""`promptd ps`, `stop` and `logs`: what a running daemon does, over its control socket."""
+"""`promptd ps`, `stop`, `reload` and `logs`: what a running daemon does, over its control socket."""
 
 from __future__ import annotations
 
@@ -55,11 +55,21 @@ def logs(
         print_line(line)
 
 
+def reload(port: Port = _DEFAULT_PORT, as_json: AsJson = False) -> None:
+    """Let a running daemon read its settings again; running sessions keep what they were opened with."""
+    changes = _ask(port, "POST", "/v1/reload", timeout_s=None)["changes"]  # it may have to fetch a model
+    if as_json:
+        print_json(changes)
+        return
+    for change in changes or ["nothing has changed"]:
+        print_line(change)
+
+
 class _Connection(http.client.HTTPConnection):
     """HTTP over a socket file."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=30)
+    def __init__(self, path: Path, timeout_s: float | None) -> None:
+        super().__init__("localhost", timeout=timeout_s)
         self._path = path
 
     def connect(self) -> None:
@@ -67,11 +77,11 @@ class _Connection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def _ask(port: int, method: str, target: str) -> dict[str, Any]:
+def _ask(port: int, method: str, target: str, timeout_s: float | None = 30) -> dict[str, Any]:
     """Return the daemon's answer; raises NotFound when none runs there, RuntimeFailure with the error it answers."""
     from promptd.server.control import control_path
 
-    connection = _Connection(control_path(port))
+    connection = _Connection(control_path(port), timeout_s)
     try:
         connection.request(method, target)
         response = connection.getresponse()

@@ -16,7 +16,7 @@ from promptd.cli.models import pull_missing
 from promptd.cli.options import Config, Graphs, Offline, Options, read_settings
 from promptd.cli.output import print_line
 from promptd.config import Settings
-from promptd.errors import InvalidArgument, NotFound, PromptdError
+from promptd.errors import InvalidArgument, NotFound, PromptdError, SecurityDenied
 from promptd.graphs.reference import parse_reference
 
 _log = logging.getLogger(__name__)
@@ -50,19 +50,28 @@ def serve(
         bool, typer.Option("--check", help="Say whether the settings are right, and serve nothing.")
     ] = False,
 ) -> None:
-    """Serve graphs and guests over HTTP, in OpenAI's shape and as sessions, until SIGTERM or Ctrl-C."""
-    settings = read_settings(config, graph, option, guest)
-    given = {"host": address, "port": port}
-    server = settings.server.model_copy(update={key: value for key, value in given.items() if value is not None})
-    settings = settings.model_copy(update={"server": server})
-    _check(settings)
+    """Serve graphs and guests over HTTP, in OpenAI's shape and as sessions, until SIGTERM or Ctrl-C.
+
+    SIGHUP, or `promptd reload`, reads the settings again; running sessions keep what they were opened with.
+    """
+
+    def read() -> Settings:
+        settings = read_settings(config, graph, option, guest)
+        given = {"host": address, "port": port}
+        server = settings.server.model_copy(update={key: value for key, value in given.items() if value is not None})
+        settings = settings.model_copy(update={"server": server})
+        _check(settings)
+        return settings
+
+    settings = read()
+    server = settings.server
     if check:
         counts = (("graph", settings.graphs), ("guest", settings.guests), ("key", server.keys))
         print_line("the settings are right: " + ", ".join(_count(len(what), name) for name, what in counts))
         return
 
     from promptd.graphs.store import Store
-    from promptd.server.daemon import Daemon, listen
+    from promptd.server.daemon import Daemon, is_local, listen
     from promptd.server.logs import write_logs
     from promptd.wasm.host import Host
 
@@ -70,12 +79,22 @@ def serve(
     with listen(server.host, server.port, allow_remote=allow_remote or bool(server.keys)) as listener:
         store = Store(offline=offline or None)
         pull_missing(store, [graph.model for graph in settings.graphs.values()])
+
+        def read_again() -> Settings:
+            settings = read()
+            if not (settings.server.keys or allow_remote or is_local(listener)):
+                raise SecurityDenied(
+                    "without keys, everyone who can connect could use the models; keep one in [server]"
+                )
+            pull_missing(store, [graph.model for graph in settings.graphs.values()])
+            return settings
+
         with closing(Host(settings, store=store)) as host:
             host.load_guests()
             control = _control(listener)
             path = None if control is None else Path(control.getsockname())
             try:
-                Daemon(host, listener, announce=print_line, control=control).run()
+                Daemon(host, listener, announce=print_line, control=control, read_settings=read_again).run()
             finally:
                 if path is not None:
                     path.unlink(missing_ok=True)

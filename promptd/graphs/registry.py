@@ -32,6 +32,7 @@ class Registry(Generic[G]):
         self._load: Callable[[str, Any], G] = load
         self._settings: dict[str, Any] = dict(settings)
         self._kind = kind
+        self._added: set[str] = set()
         self._graphs: dict[str, Future[G]] = {}
         self._lock = threading.Lock()
         self._closed = False
@@ -62,12 +63,34 @@ class Registry(Generic[G]):
             if name in self._settings:
                 raise InvalidArgument(f"there is already a {self._kind} called {name!r}")
             self._settings[name] = settings
+            self._added.add(name)
+
+    def update(self, settings: Mapping[str, Any], loaded: Mapping[str, G] | None = None) -> None:
+        """Take other settings, beside those of names that were added; `loaded` is what is loaded of them already.
+
+        What was loaded from settings that are gone or have changed is let go of, not closed: whoever uses it goes on.
+        Raises InvalidArgument when a name was added already, and then nothing has changed.
+        """
+        with self._lock:
+            kept = {name: self._settings[name] for name in self._added}
+            if taken := sorted(kept.keys() & settings.keys()):
+                raise InvalidArgument(
+                    f"a {self._kind} called {taken[0]!r} was added while promptd ran; delete it first"
+                )
+            before, self._settings = self._settings, {**settings, **kept}
+            for name in list(self._graphs):
+                if name not in self._settings or self._settings[name] != before[name]:
+                    del self._graphs[name]
+            for name, graph in (loaded or {}).items():
+                self._graphs[name] = Future()
+                self._graphs[name].set_result(graph)
 
     def remove(self, name: str) -> None:
         """Forget a name; raises NotFound. What is loaded of it is not closed: it may be in use."""
         with self._lock:
             if self._settings.pop(name, None) is None:
                 raise NotFound(f"no {self._kind} is called {name!r}")
+            self._added.discard(name)
             self._graphs.pop(name, None)
 
     def names(self) -> list[str]:
@@ -115,7 +138,8 @@ class Registry(Generic[G]):
             graph = self._load(name, settings)
         except BaseException as error:
             with self._lock:
-                self._graphs.pop(name, None)
+                if self._graphs.get(name) is future:
+                    del self._graphs[name]
             future.set_exception(error)
             if isinstance(error, Exception):
                 return

@@ -8,8 +8,10 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
+from promptd.config import Settings
 from promptd.server import documents
 from promptd.server.chat import chat_router
 from promptd.server.completions import completions_router
@@ -18,13 +20,14 @@ from promptd.server.doors import HostAllowList, Limits
 from promptd.server.embeddings import embeddings_router
 from promptd.server.errors import install_error_handlers
 from promptd.server.guest_routes import guest_router
-from promptd.server.keys import ANYONE, PASSER_BY, KeyDoor
+from promptd.server.keys import ANYONE, PASSER_BY, KeyDoor, KeyRing
 from promptd.server.logs import LogRequests
 from promptd.server.metrics import CountRequests
 from promptd.server.ollama import ollama_router
 from promptd.server.operation import operation_router
 from promptd.server.page_routes import page_router
 from promptd.server.pull import pull_router
+from promptd.server.reload import Reload, reload_router
 from promptd.server.responses import responses_router
 from promptd.server.session_routes import session_router
 from promptd.server.session_socket import SocketOrigins, socket_router
@@ -34,15 +37,16 @@ from promptd.server.uploads import Uploads
 from promptd.wasm.host import Host
 
 
-def create_app(host: Host, turns: Turns, *, names: Iterable[str] = (), local: bool = True) -> FastAPI:
+def create_app(host: Host, turns: Turns, reload: Reload, *, names: Iterable[str] = (), local: bool = True) -> FastAPI:
     """Return the app over `host`, which the caller closes.
 
-    `names` are Host headers it answers to beside localhost and those of the settings; `local` says that only this
-    machine can connect.
+    `reload` changes the host's settings while the app runs. `names` are Host headers it answers to beside localhost and
+    those of the settings; `local` says that only this machine can connect.
     """
     settings = host.settings.server
     conversations = Conversations(host, turns)
     sessions = Sessions(conversations, settings)
+    keys = KeyRing(settings.keys, anonymous=ANYONE if local else PASSER_BY)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -63,21 +67,16 @@ def create_app(host: Host, turns: Turns, *, names: Iterable[str] = (), local: bo
         responses=documents.OPENAI_ERRORS,
     )
     install_error_handlers(app)
-    # The last that is added is the first a request meets.
-    app.add_middleware(Limits, limit=settings.max_body, uploads={"/v1/guests": host.settings.uploads.max_size})
-    app.add_middleware(KeyDoor, keys=settings.keys, anonymous=ANYONE if local else PASSER_BY)
-    if settings.origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.origins,
-            allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "X-Api-Key"],
-            expose_headers=["Retry-After", "X-Request-Id"],
-        )
-    app.add_middleware(SocketOrigins, origins=settings.origins)
-    app.add_middleware(CountRequests, metrics=turns.metrics)
-    app.add_middleware(HostAllowList, names=(*names, *settings.hosts))
-    app.add_middleware(LogRequests)
+    app.user_middleware = _doors(host.settings, turns, keys, names)
+
+    def update(new: Settings) -> None:
+        keys.update(new.server.keys)
+        conversations.update()
+        sessions.update(new.server)
+        app.user_middleware = _doors(new, turns, keys, names)
+        app.middleware_stack = app.build_middleware_stack()  # requests under way keep the one they came through
+
+    reload.listeners.append(update)
     app.include_router(chat_router(conversations))
     app.include_router(completions_router(conversations))
     app.include_router(responses_router(conversations))
@@ -89,4 +88,26 @@ def create_app(host: Host, turns: Turns, *, names: Iterable[str] = (), local: bo
     app.include_router(pull_router(host))
     app.include_router(page_router())
     app.include_router(operation_router(host, conversations, sessions, turns.metrics))
+    app.include_router(reload_router(reload))
     return app
+
+
+def _doors(settings: Settings, turns: Turns, keys: KeyRing, names: Iterable[str]) -> list[Middleware]:
+    """Return what a request passes before it reaches a route, in that order."""
+    server = settings.server
+    origins = Middleware(
+        CORSMiddleware,
+        allow_origins=server.origins,
+        allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=["Authorization", "Content-Type", "X-Api-Key"],
+        expose_headers=["Retry-After", "X-Request-Id"],
+    )
+    return [
+        Middleware(LogRequests),
+        Middleware(HostAllowList, names=(*names, *server.hosts)),
+        Middleware(CountRequests, metrics=turns.metrics),
+        Middleware(SocketOrigins, origins=server.origins),
+        *([origins] if server.origins else []),
+        Middleware(KeyDoor, keys=keys),
+        Middleware(Limits, limit=server.max_body, uploads={"/v1/guests": settings.uploads.max_size}),
+    ]

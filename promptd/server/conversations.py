@@ -70,13 +70,11 @@ class Conversations:
     def __init__(self, host: Host, turns: Turns) -> None:
         self._host = host
         self._turns = turns
-        self._limit = host.settings.server.max_sessions
         self._guests: Counter[str] = Counter()
         self._preloading = False
         self._loading: dict[str, asyncio.Task[Graph]] = {}
         self._engine_threads = ThreadPoolExecutor(_ENGINE_THREADS, "engine-call")
-        # One for the turn of each guest, and as many again to close them beside it.
-        self._guest_threads = ThreadPoolExecutor(2 * self._limit, "guest")
+        self._guest_threads = self._threads_for_guests()
 
     def models(self) -> list[str]:
         """Return every name `open` takes."""
@@ -128,7 +126,19 @@ class Conversations:
         else:
             open_context = partial(graph.prompt_context, tools=tools)
         context = await _on(self._engine_threads, open_context, current_client().identity)
-        return _GraphConversation(model, context, self._turns, self._engine_threads)
+        return _GraphConversation(model, graph, context, self._turns, self._engine_threads)
+
+    @property
+    def _limit(self) -> int:
+        return self._host.settings.server.max_sessions
+
+    def _threads_for_guests(self) -> ThreadPoolExecutor:
+        # One for the turn of each guest, and as many again to close them beside it.
+        return ThreadPoolExecutor(2 * self._limit, "guest")
+
+    def update(self) -> None:
+        """Take the host's new settings: guests that are opened from now on have as many threads as they may need."""
+        self._guest_threads = self._threads_for_guests()
 
     @property
     def guests(self) -> int:
@@ -226,8 +236,12 @@ class _GraphConversation:
 
     ended = False
 
-    def __init__(self, model: str, context: PromptContext, turns: Turns, threads: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, model: str, graph: Graph | None, context: PromptContext, turns: Turns, threads: ThreadPoolExecutor
+    ) -> None:
         self._model = model
+        self._graph: Graph | None = graph
+        """It stays loaded for as long as it is referred to, also when the settings lose it."""
         self._context = context
         self._turns = turns
         self._threads = threads
@@ -246,7 +260,7 @@ class _GraphConversation:
 
     async def fork(self) -> Conversation:
         context: PromptContext = await _on(self._threads, self._context.fork)
-        return _GraphConversation(self._model, context, self._turns, self._threads)
+        return _GraphConversation(self._model, self._graph, context, self._turns, self._threads)
 
     async def rewind(self, turns: int) -> None:
         await _on(self._threads, self._context.rewind, turns)
@@ -254,6 +268,7 @@ class _GraphConversation:
     def close(self) -> None:
         with contextlib.suppress(RuntimeError):  # The threads have gone: so will the context, with its graph.
             self._threads.submit(self._context.close)
+        self._graph = None
 
 
 class _GuestConversation:

@@ -23,10 +23,12 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from promptd.config import Settings
 from promptd.errors import InvalidArgument, SecurityDenied
 from promptd.server.app import create_app
 from promptd.server.doors import MAX_HEADER_BYTES, is_loopback
 from promptd.server.keys import OWN_USER
+from promptd.server.reload import Reload
 from promptd.server.turn import Turns
 from promptd.wasm.host import Host
 
@@ -104,6 +106,11 @@ def listen_at(path: Path) -> socket.socket:
     return listener
 
 
+def is_local(listener: socket.socket) -> bool:
+    """Return whether only this machine can connect to a listening socket."""
+    return listener.family == socket.AF_UNIX or is_loopback(listener.getsockname()[0])
+
+
 def _is_answered(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
         return probe.connect_ex(str(path)) == 0
@@ -119,16 +126,19 @@ class Daemon:
         *,
         announce: Callable[[str], None],
         control: socket.socket | None = None,
+        read_settings: Callable[[], Settings] | None = None,
     ) -> None:
-        """`announce` gets the line that says where the daemon listens, once it does.
+        """`announce` gets the line that says where the daemon listens, once it does; `read_settings` returns what is to
+        be served from then on, when SIGHUP or an admin asks for it.
 
         Who comes through the socket file `control` is the daemon's own user, and needs no key.
         """
         turns = Turns()
-        local = listener.family == socket.AF_UNIX or is_loopback(listener.getsockname()[0])
+        local = is_local(listener)
         names = () if local else (socket.getfqdn(),)
+        reload = Reload(host, read_settings)
         config = uvicorn.Config(
-            create_app(host, turns, names=names, local=local),
+            create_app(host, turns, reload, names=names, local=local),
             http=partial(_Connection, control=None if control is None else control.getsockname()),  # type: ignore[arg-type]
             h11_max_incomplete_event_size=MAX_HEADER_BYTES,
             limit_concurrency=host.settings.server.max_connections,
@@ -145,7 +155,13 @@ class Daemon:
             timeout_graceful_shutdown=int(DRAIN_S) + _HANGUP_S,
         )
         self._listeners = [listener] if control is None else [listener, control]
-        self._server = _Server(config, turns, lambda: announce(f"promptd is listening on {_url(listener)}"))
+        self._server = _Server(config, turns, reload, lambda: announce(f"promptd is listening on {_url(listener)}"))
+
+        def update(settings: Settings) -> None:
+            config.limit_concurrency = settings.server.max_connections
+            config.ws_max_size = min(settings.server.max_body, MAX_SOCKET_MESSAGE)
+
+        reload.listeners.append(update)
 
     def run(self) -> None:
         """Serve until SIGTERM, SIGINT or `stop`, then drain and return."""
@@ -219,15 +235,18 @@ class _Socket(WebSocketsSansIOProtocol):
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which says when it is ready and ends running replies at shutdown."""
+    """uvicorn's server, which says when it is ready, reloads on SIGHUP, and ends running replies at shutdown."""
 
-    def __init__(self, config: uvicorn.Config, turns: Turns, ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, turns: Turns, reload: Reload, ready: Callable[[], None]) -> None:
         super().__init__(config)
         self._turns = turns
+        self._reload = reload
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if threading.current_thread() is threading.main_thread():
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload.begin)
         self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

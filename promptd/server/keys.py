@@ -71,6 +71,7 @@ class Client:
     """Whoever holds one key, or all who come without one where none is needed."""
 
     def __init__(self, settings: KeySettings | None, scopes: Sequence[str] = ()) -> None:
+        self.settings = settings
         self.name = settings.name if settings else ""
         """The key's name; empty for those without."""
         self.scopes = frozenset(settings.scopes if settings else scopes)
@@ -110,14 +111,41 @@ def current_client() -> Client:
     return _current.get()
 
 
+class KeyRing:
+    """The keys there are, and what each has left of its minute."""
+
+    def __init__(self, keys: Sequence[KeySettings] = (), *, anonymous: Client = ANYONE) -> None:
+        """`anonymous` is whom requests come from when there are no keys."""
+        self._clients = [Client(key) for key in keys]
+        self._anonymous = anonymous
+
+    def update(self, keys: Sequence[KeySettings]) -> None:
+        """Take other keys; those that stay as they are do not get a new minute."""
+        before = {client.settings: client for client in self._clients}
+        self._clients = [before.get(key) or Client(key) for key in keys]
+
+    def client(self, key: str) -> Client:
+        """Return who holds `key`; raises InvalidKey."""
+        if not self._clients:
+            return self._anonymous
+        given = key_hash(key)
+        # Every hash is compared, so that the time taken tells nothing of which one was near.
+        matching = [
+            client
+            for client in self._clients
+            if client.settings is not None and hmac.compare_digest(client.settings.sha256, given)
+        ]
+        if not matching:
+            raise InvalidKey
+        return matching[0]
+
+
 class KeyDoor:
     """Lets requests in by their key: `Authorization: Bearer KEY` or `X-Api-Key: KEY`."""
 
-    def __init__(self, app: ASGIApp, keys: Sequence[KeySettings] = (), *, anonymous: Client = ANYONE) -> None:
-        """`anonymous` is whom requests come from when there are no keys."""
+    def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
         self._app = app
-        self._clients = [(key.sha256, Client(key)) for key in keys]
-        self._anonymous = anonymous
+        self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket") or _is_public(scope):
@@ -125,7 +153,7 @@ class KeyDoor:
             return
         try:
             is_own = scope.get("state", {}).get(OWN_USER, False)
-            client = ANYONE if is_own else self._client(Headers(scope=scope))
+            client = ANYONE if is_own else self._keys.client(_key_of(Headers(scope=scope)))
             method = scope.get("method", "GET")  # a WebSocket has none; its messages are admitted one by one
             if (needed := scope_of(scope["path"], method)) not in client.scopes:
                 raise ScopeMissing(needed)
@@ -141,22 +169,13 @@ class KeyDoor:
         finally:
             _current.reset(token)
 
-    def _client(self, headers: Headers) -> Client:
-        if not self._clients:
-            return self._anonymous
-        given = key_hash(_key_of(headers))
-        # Every hash is compared, so that the time taken tells nothing of which one was near.
-        matching = [client for digest, client in self._clients if hmac.compare_digest(digest, given)]
-        if not matching:
-            raise InvalidKey
-        return matching[0]
-
 
 def scope_of(path: str, method: str = "GET") -> str:
     """Return the scope a request needs."""
     changes = method == "DELETE" and path.startswith("/v1/engine/")
     changes |= method != "GET" and path.startswith("/v1/guests")
-    return "admin" if changes or path in ("/metrics", "/v1/logs") or path.startswith("/api/pull") else "chat"
+    operates = path in ("/metrics", "/v1/logs", "/v1/reload") or path.startswith("/api/pull")
+    return "admin" if changes or operates else "chat"
 
 
 def _is_public(scope: Scope) -> bool:

@@ -176,6 +176,10 @@ class Sessions:
         self._ended: dict[str, Session] = {}
         self._taken: Counter[str] = Counter()
 
+    def update(self, settings: ServerSettings) -> None:
+        """Take new settings, for sessions that are opened from now on."""
+        self._settings = settings
+
     async def open(self, model: str) -> Session:
         """Open a session with a graph or `guest/NAME`; raises Busy and TooManySessions at the limits, and as
         `Conversations.open`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from promptd.backends import open_graph
 from promptd.backends.base import Graph
 from promptd.backends.echo import EchoGraph
-from promptd.config import GraphSettings, GuestSettings, Settings
+from promptd.config import EngineSettings, GraphSettings, GuestSettings, Settings
 from promptd.graphs.reference import EchoReference, FileReference, parse_reference
 from promptd.graphs.registry import Registry
 from promptd.graphs.store import Store
@@ -27,7 +27,7 @@ class Host:
         self.settings = settings
         self._store = store or Store()
         self._runtime = Runtime(CompileCache.open())
-        self._graphs = Registry[Graph](self._load_graph, settings.graphs)
+        self._graphs = Registry[Graph](self._load_graph, _graphs_of(settings))
         self._guests = Registry[Guest](self._load_guest, settings.guests, kind="guest")
 
     @property
@@ -73,6 +73,22 @@ class Host:
         for name in self.guest_names():
             self._guests.get(name)
 
+    def update(self, settings: Settings) -> None:
+        """Take other settings. Sessions and conversations keep what they were opened with, until they end.
+
+        Guests are compiled at once, as their files are now. Raises the PromptdError of one that fails, or
+        InvalidArgument when one that was added has the same name, and then nothing has changed. Graphs of which only
+        options have changed stay loaded, others are loaded when asked for.
+        """
+        guests = {name: self._load_guest(name, guest) for name, guest in settings.guests.items()}
+        before, loaded = self.settings, self._graphs.loaded()
+        self._guests.update(settings.guests, guests)
+        self.settings = settings
+        self._graphs.update(_graphs_of(settings))
+        for name in loaded:  # held meanwhile, so that a graph with other options finds its model loaded
+            if name in settings.graphs and _loads_alike(name, before, settings):
+                self._graphs.get(name)
+
     def loaded_graphs(self) -> dict[str, Graph]:
         """Return the graphs whose models are loaded, by name."""
         return self._graphs.loaded()
@@ -92,12 +108,25 @@ class Host:
         self._graphs.close()
         self._runtime.close()
 
-    def _load_graph(self, name: str, settings: GraphSettings) -> Graph:
+    def _load_graph(self, name: str, given: tuple[GraphSettings, EngineSettings]) -> Graph:
+        settings, engine = given
         reference = parse_reference(settings.model)
         if isinstance(reference, EchoReference):
             return EchoGraph(settings)
         path = reference.path if isinstance(reference, FileReference) else self._store.resolve(reference).path
-        return open_graph(path, settings, self.settings.engine)
+        return open_graph(path, settings, engine)
 
     def _load_guest(self, name: str, settings: GuestSettings) -> Guest:
         return self._runtime.load(settings.file, name)
+
+
+def _graphs_of(settings: Settings) -> dict[str, tuple[GraphSettings, EngineSettings]]:
+    return {name: (graph, settings.engine) for name, graph in settings.graphs.items()}
+
+
+def _loads_alike(name: str, before: Settings, after: Settings) -> bool:
+    """Return whether a graph has the same model, loaded in the same way, under both settings."""
+    return before.engine == after.engine and all(
+        getattr(before.graphs[name], field) == getattr(after.graphs[name], field)
+        for field in ("model", "target", "context")
+    )

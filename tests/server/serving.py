@@ -63,11 +63,13 @@ class Served:
 
 
 @contextmanager
-def serving(settings: Settings, *, store: Store | None = None) -> Iterator[Served]:
+def serving(
+    settings: Settings, read_settings: Callable[[], Settings] | None = None, *, store: Store | None = None
+) -> Iterator[Served]:
     """Serve `settings` on a free port until the block ends, with the models of `store`."""
     ready: queue.Queue[str] = queue.Queue()
     with listen("127.0.0.1", 0) as listener, closing(Host(settings, store=store)) as host:
-        daemon = Daemon(host, listener, announce=ready.put)
+        daemon = Daemon(host, listener, announce=ready.put, read_settings=read_settings)
         thread = threading.Thread(target=daemon.run)
         thread.start()
         try:

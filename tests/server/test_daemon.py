@@ -23,7 +23,7 @@ COMMAND = (sys.executable, "-c", "from promptd.cli import main; main()", "serve"
 
 
 @contextmanager
-def _daemon(*options: str) -> Iterator[tuple[subprocess.Popen[str], httpx2.Client]]:
+def _daemon(*options: str, url: str = "http://127.0.0.1:") -> Iterator[tuple[subprocess.Popen[str], httpx2.Client]]:
     """Run the daemon on a free port and wait for its ready line."""
     process = subprocess.Popen(
         [*COMMAND, "--port", "0", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -31,7 +31,7 @@ def _daemon(*options: str) -> Iterator[tuple[subprocess.Popen[str], httpx2.Clien
     assert process.stdout and process.stderr
     try:
         line = process.stdout.readline()
-        assert line.startswith("promptd is listening on http://127.0.0.1:"), process.stderr.read()
+        assert line.startswith(f"promptd is listening on {url}"), process.stderr.read()
         with httpx2.Client(base_url=line.split()[-1], timeout=PATIENCE_S, trust_env=False) as http:
             yield process, http
     finally:

@@ -11,7 +11,7 @@
 static const char HELP[] =
     "/undo  forget the last question and its answer\n"
     "/help  show this list\n"
-    "/exit  leave, as the end of the input and Ctrl-C do\n";
+    "/exit  leave, as Ctrl-D and Ctrl-C do; while a reply is made, Ctrl-C stops that\n";
 
 static bool report(chat_error error) {
   fprintf(stderr, "%.*s\n", (int)error.sentence.length, error.sentence.data);

@@ -40,7 +40,8 @@ def chat(
 ) -> None:
     """Chat with a model in this terminal, or print one streamed answer to PROMPT.
 
-    The chat itself is a WebAssembly guest that is granted this one graph and nothing else.
+    The chat itself is a WebAssembly guest that is granted this one graph and nothing else. Ctrl-C stops a reply; at the
+    prompt it leaves.
     """
     if graph and "=" in graph:
         raise InvalidArgument(f"--graph {graph!r} is not a model: promptd chat takes --graph REF, without a name")
@@ -55,4 +56,4 @@ def chat(
         args=tuple(prompt or ()),
         env={"PROMPTD_TTY": "1", "PROMPTD_MODEL": settings.graphs[GRAPH_NAME].model} if interactive else {},
     )
-    run_guest(settings, guest, offline=offline)
+    run_guest(settings, guest, offline=offline, ctrl_c_stops_replies=interactive)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -59,8 +61,13 @@ def run(
     run_guest(settings, granted, offline=offline)
 
 
-def run_guest(settings: Settings, guest: GuestSettings, *, offline: bool = False) -> None:
-    """Run a command guest on this process's standard input and output, and exit with its code."""
+def run_guest(
+    settings: Settings, guest: GuestSettings, *, offline: bool = False, ctrl_c_stops_replies: bool = False
+) -> None:
+    """Run a command guest on this process's standard input and output, and exit with its code.
+
+    With `ctrl_c_stops_replies`, Ctrl-C ends the reply that is being streamed, and the guest only when there is none.
+    """
     from promptd.cli.terminal import terminal_sink
     from promptd.graphs.store import Store
     from promptd.wasm.host import Host
@@ -76,6 +83,13 @@ def run_guest(settings: Settings, guest: GuestSettings, *, offline: bool = False
         closing(Host(settings, store=store)) as host,
         host.open_session(name, stdio=stdio, identity=name) as session,
     ):
+        if ctrl_c_stops_replies:
+
+            def on_interrupt(number: int, frame: FrameType | None) -> None:
+                if not session.interrupt():
+                    raise KeyboardInterrupt
+
+            signal.signal(signal.SIGINT, on_interrupt)
         try:
             code = session.run()
         except KeyboardInterrupt:

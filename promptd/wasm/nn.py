@@ -383,6 +383,13 @@ class Nn:
         with self._control.host_call(), self._control.cancelling(reply.reply.cancel):
             return self._count(reply)
 
+    def cancel_replies(self) -> bool:
+        """Cancel the streams the guest reads, from any thread; false when there are none."""
+        replies = [thing for thing in self.resources if isinstance(thing, ChatReply) and not thing.counted]
+        for each in replies:
+            each.reply.cancel()
+        return bool(replies)
+
     def fork(self, session: ChatSession) -> ChatSession:
         """Return a second conversation with the same past."""
         self.check_contexts()

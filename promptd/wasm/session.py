@@ -127,6 +127,12 @@ class Session:
             self._serve(until_idle=False)
             return str(self._value())
 
+    def interrupt(self) -> bool:
+        """Cancel the replies the guest streams at this moment, from any thread: it reads their end, and goes on. False
+        when there are none.
+        """
+        return self._nn.cancel_replies()
+
     def stop(self, reason: str = "stopped") -> None:
         """End the guest from any thread; its running call raises GuestStopped. Idempotent."""
         self._control.stop(GuestStopped(f"guest {self.guest.name} was stopped: {reason}"))

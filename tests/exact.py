@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 from promptd.config import EngineSettings
 from promptd.engine import Sampling
 
@@ -13,5 +15,15 @@ that splits a single token's keys between threads, and one for the rest (ggml-cp
 ggml_compute_forward_flash_attn_ext_f16). With few tokens in a step and one thread the last alone is used, and
 batched and single results are equal to the bit.
 """
+
+_ALONE = count(1)
+
+
+def exact_alone() -> EngineSettings:
+    """Return EXACT for an engine of a test's own: graphs of one model with the same settings share a worker, also those
+    of other tests' daemons and hosts, and with it the order in which its cells are filled.
+    """
+    return EXACT.model_copy(update={"kv_tokens": EXACT.kv_tokens + 256 * next(_ALONE)})
+
 
 GREEDY = Sampling(temperature=0, max_tokens=16)

@@ -6,7 +6,6 @@ import os
 import pty
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -167,8 +166,10 @@ def test_a_guest_that_loops_is_stopped_at_its_deadline(wat: Callable[[str], Path
 
 
 def test_a_model_that_talks_too_long_is_stopped_at_the_deadline(chat_guest: Path, smollm2: Path):
+    hot = ("temperature=100", "top-k=0", "top-p=1", "min-p=0")  # so hot that a reply does not end by itself
+    endless = [word for option in hot for word in ("-o", f"chat.{option}")]
     done = promptd(
-        "run", "--deadline", "3s", "--graph", f"chat=file:{smollm2}", "-o", "chat.temperature=1.5",
+        "run", "--deadline", "2s", "--graph", f"chat=file:{smollm2}", *endless,
         chat_guest, "Write an endless story about the sea, with very many chapters.",
     )  # fmt: skip
     assert_one_sentence(done, "deadline", code=134)
@@ -229,10 +230,14 @@ def test_control_characters_reach_a_file_but_not_a_terminal(chat_guest: Path):
 
 
 def test_ctrl_c_ends_a_guest_that_computes(wat: Callable[[str], Path]):
+    greeting = """(i32.store (i32.const 4) (i32.const 1))
+      (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8))) (loop br 0)"""
     process = subprocess.Popen(
-        [PROMPTD, "run", wat(module("(loop br 0)"))], stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
-    )
-    time.sleep(2)  # enough for the guest to be running; sooner is Ctrl-C during start-up, which ends alike
+        [PROMPTD, "run", wat(module(greeting, WRITE))],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert process.stdout
+    assert process.stdout.read(1), "the guest is running"
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 130

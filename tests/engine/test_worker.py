@@ -102,12 +102,13 @@ def test_a_worker_that_keeps_crashing_is_not_started_for_ever(
     engine: Engine, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "BACK_OFF_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(client, "CRASH_WINDOW_S", 600.0)
     conversation = engine.conversation("guest")
     for _ in range(client.MAX_CRASHES):
         ask(conversation, "Hello.")
         pid = kill_worker(engine)
         wait_until(lambda pid=pid: engine.stats().worker_pid != pid)
-    with pytest.raises(RuntimeFailure, match=r"crashed 3 times within 30 s, and was killed by SIGKILL at last"):
+    with pytest.raises(RuntimeFailure, match=r"crashed 3 times within 600 s, and was killed by SIGKILL at last"):
         conversation.send([Message("user", "Hello.")])
     assert engine.stats().worker_pid is None
     monkeypatch.setattr(client, "CRASH_WINDOW_S", 0.0)

@@ -6,7 +6,7 @@ from typing import Any
 
 import openai
 import pytest
-from serving import Served
+from serving import Served, wait_until
 
 from promptd.chat import Message
 
@@ -110,6 +110,7 @@ def test_two_streams_interleave(served: Served) -> None:
         with served.streaming("/v1/chat/completions", {**body, "max_tokens": 10}) as two:
             assert len(list(two)) > 10
         assert served.stats().running == 1, "the first stream is not over when the second is"
+    wait_until(lambda: served.stats().running == 0)
 
 
 def test_a_handler_guest_is_a_model(served: Served) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import struct
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,11 +54,12 @@ def legacy(runtime: Runtime, graphs: dict[str, Any]) -> Iterator[Puppet]:
 
 
 _opened: list[str] = []
-_watching = False
+_watching = 0
+"""The thread whose files are watched: engines that other tests have left running have threads of their own."""
 
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
-    if _watching and event in (
+    if _watching == threading.get_ident() and event in (
         "open",
         "os.listdir",
         "os.scandir",
@@ -75,11 +77,11 @@ sys.addaudithook(_audit)
 def no_file_is_touched() -> Iterator[None]:
     global _watching
     _opened.clear()
-    _watching = True
+    _watching = threading.get_ident()
     try:
         yield
     finally:
-        _watching = False
+        _watching = 0
     ours = (".hypothesis", "site-packages", "/lib/python", str(Path(__file__).parents[2]))
     assert not [opened for opened in _opened if not any(place in opened for place in ours)]
 
@@ -130,7 +132,7 @@ def test_any_name(guest: Puppet, name: bytes) -> None:
 )
 def test_any_model(guest: Puppet, builders: list[bytes], encoding: int, target: int) -> None:
     global _watching
-    _watching = False  # a GGUF of the guest's is written to a private folder, which another test looks at
+    _watching = 0  # a GGUF of the guest's is written to a private folder, which another test looks at
     guest._top = 65536
     try:
         guest.load_bytes(*builders, encoding=encoding, target=target)
@@ -139,7 +141,7 @@ def test_any_model(guest: Puppet, builders: list[bytes], encoding: int, target: 
     else:
         pytest.fail("noise is no model")
     finally:
-        _watching = True
+        _watching = threading.get_ident()
 
 
 @relaxed

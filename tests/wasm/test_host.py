@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from exact import EXACT
+from exact import exact_alone
 
 from promptd.backends.ggml import GgmlGraph
 from promptd.chat import Message
@@ -40,7 +39,7 @@ def settings(smollm2: Path, built_guest: Callable[[str], Path]) -> Settings:
         name: GuestSettings(file=built_guest(name), graphs=("chat",)) for name in ("chat-c", "chat-py", "terminal")
     }
     stranger = GuestSettings(file=built_guest("chat-c"))
-    return Settings(engine=EXACT, graphs={"chat": graph}, guests={**guests, "stranger": stranger})
+    return Settings(engine=exact_alone(), graphs={"chat": graph}, guests={**guests, "stranger": stranger})
 
 
 @pytest.fixture(scope="module")
@@ -100,12 +99,13 @@ def test_eight_guests_at_once_share_one_worker_and_one_model_and_answer_as_they_
 def test_greedy_output_through_a_guest_is_that_of_the_engine_called_directly(
     settings: Settings, smollm2: Path, guest: str
 ):
-    engine = Engine(smollm2, EXACT)
+    alone = exact_alone()
+    engine = Engine(smollm2, alone)
     conversation = engine.conversation("test", system="You are a helpful assistant.")
     sampling = Sampling(temperature=0, max_tokens=24)
     direct = [conversation.send([Message("user", question)], sampling).result().text for question in QUESTIONS[:3]]
     engine.close()
-    with closing(Host(settings)) as fresh:  # whose cells are filled in the same order
+    with closing(Host(settings.model_copy(update={"engine": alone}))) as fresh:  # its cells fill in the same order
         assert ask(fresh, guest, *QUESTIONS[:3]) == "".join(text + "\n" for text in direct)
 
 
@@ -123,17 +123,23 @@ def test_a_killed_worker_fails_the_turn_and_the_next_turn_of_the_same_conversati
     host: Host, graph: GgmlGraph
 ):
     out: list[bytes] = []
-    stdio = Stdio(Stdin.LINES, out.append, out.append)
+    pid: int | None = None
+
+    def write(data: bytes) -> None:
+        nonlocal pid
+        out.append(data)
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+            pid = None
+
+    stdio = Stdio(Stdin.LINES, write, write)
     with host.open_session("terminal", stdio=stdio, identity="terminal") as session:
         session.turn()
         assert session.turn(QUESTIONS[0]) is None
         first = b"".join(out)
         pid = graph.stats().worker_pid
-        assert pid is not None
-        killer = threading.Timer(0.15, os.kill, (pid, signal.SIGKILL))
-        killer.start()
         session.turn("Tell me a very long story about the sea.")
-        killer.join()
+        assert pid is None, "its first piece was printed"
         failed = b"".join(out)[len(first) :]
         session.turn(QUESTIONS[7])
     assert b"killed by SIGKILL" in failed

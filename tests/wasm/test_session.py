@@ -49,6 +49,9 @@ SLEEPER = wat.command(
 )
 """Sleeps for two seconds inside WASI, where wasmtime cannot interrupt it."""
 
+IN_TIME_TO_SLEEP_S = 0.5
+"""A deadline that has passed when SLEEPER wakes, and not before it sleeps, also on a machine that is busy."""
+
 
 class Thinking(EchoGraph):
     """A graph whose replies come only when they are cancelled."""
@@ -205,7 +208,7 @@ def test_time_inside_host_calls_counts_towards_the_deadline(host: Host) -> None:
 
 
 def test_a_guest_asleep_in_wasi_does_not_hold_its_caller_past_the_deadline(host: Host) -> None:
-    opened = host.open(SLEEPER, deadline=0.1)
+    opened = host.open(SLEEPER, deadline=IN_TIME_TO_SLEEP_S)
     with pytest.raises(GuestDeadline):
         opened.session.run()
     assert opened.stdout == b"asleep"
@@ -220,14 +223,14 @@ def test_a_guest_that_sleeps_too_often_is_refused_and_holds_up_no_other(
 ) -> None:
     monkeypatch.setattr("promptd.wasm.runtime.SLEEPERS_LIMIT", 1)
     sleeper, other = host.load(SLEEPER, "sleeper"), host.load(wat.ECHO_LINES, "other")
-    with host.open(sleeper, deadline=0.1).session as session, pytest.raises(GuestDeadline):
+    with host.open(sleeper, deadline=IN_TIME_TO_SLEEP_S).session as session, pytest.raises(GuestDeadline):
         session.run()
     with pytest.raises(Busy, match="1 stopped instances of guest sleeper still sleep inside a WASI call"):
         host.run(sleeper)
     assert host.run(other, stdin=b"hello") == (0, "hello")
     while host.runtime.sleepers:
         threading.Event().wait(0.05)
-    with host.open(sleeper, deadline=0.1).session as session, pytest.raises(GuestDeadline):
+    with host.open(sleeper, deadline=IN_TIME_TO_SLEEP_S).session as session, pytest.raises(GuestDeadline):
         session.run()
 
 
@@ -427,6 +430,9 @@ def test_a_closed_session_leaves_no_file_descriptor_and_no_thread(host: Host) ->
         opened = host.open(guest, stdin=Stdin.LINES)
         opened.session.turn("hello")
         opened.session.close()
-    threading.Event().wait(0.1)
+    for _ in range(200):  # threads need a moment to end
+        if open_files() <= before[0] and threading.active_count() <= before[1]:
+            break
+        threading.Event().wait(0.05)
     assert open_files() <= before[0]
     assert threading.active_count() <= before[1]

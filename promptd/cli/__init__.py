@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from promptd.cli import chat, conformance, control, key, models, run, serve
-from promptd.cli.output import print_error
+from promptd.cli.output import open_missing_streams, print_error
 from promptd.errors import PromptdError
 
 app = typer.Typer(
@@ -63,6 +63,7 @@ def _options(
 
 def main() -> None:
     """Run the command line; every way out is an exit code and at most one line."""
+    open_missing_streams()
     try:
         app()
     except PromptdError as error:

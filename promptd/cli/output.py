@@ -8,12 +8,15 @@ sequence in it would otherwise move the cursor, rename the window or answer on t
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
+from promptd.errors import PromptdError, RuntimeFailure
 from promptd.graphs.digest import Digest
 from promptd.graphs.sizes import human_size
 
@@ -28,6 +31,31 @@ _CONTROLS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 and C1 but for tab and newline; ESC opens sequences that move, retitle, paste
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"  # and the marks that reorder text: https://trojansource.codes
 )
+
+
+def open_missing_streams() -> None:
+    """Join standard streams that were closed from the start to /dev/null.
+
+    The next file that is opened would take their numbers, and a guest would read that file as its standard input.
+    """
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, fd)
+            if null != fd:
+                os.close(null)
+            setattr(sys, name, os.fdopen(fd, "w" if fd else "r", closefd=False))
+
+
+@contextmanager
+def telling_write_errors(what: str) -> Iterator[None]:
+    """Make an OSError inside, but for a reader that has left, a RuntimeFailure that says `what` cannot be written."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise RuntimeFailure(f"cannot write to {what}: {error.strerror}") from error
 
 
 def neutralise(text: str) -> str:
@@ -50,8 +78,9 @@ def write(text: str, stream: TextIO | None = None) -> None:
     if stream.isatty():
         text = neutralise(text)
     encoding = stream.encoding or "utf-8"
-    stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-    stream.flush()
+    with telling_write_errors("standard error" if stream is sys.stderr else "standard output"):
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        stream.flush()
 
 
 def print_line(text: str = "", stream: TextIO | None = None) -> None:
@@ -60,8 +89,9 @@ def print_line(text: str = "", stream: TextIO | None = None) -> None:
 
 
 def print_error(sentence: str) -> None:
-    """Print `promptd: <sentence>` on standard error."""
-    print_line(f"promptd: {sentence}", sys.stderr)
+    """Print `promptd: <sentence>` on standard error, if that can be written."""
+    with suppress(PromptdError, OSError):
+        print_line(f"promptd: {sentence}", sys.stderr)
 
 
 def print_json(value: Any) -> None:

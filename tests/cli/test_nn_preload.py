@@ -45,9 +45,9 @@ def guest(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("form", ["default:GGML:AUTO:{}", "default:ggml:cpu:{}", "default:AutoDetect:Auto:{}"])
-def test_a_model_is_named_by_its_file(guest: Path, smollm2: Path, form: str) -> None:
-    done = promptd("run", "--nn-preload", form.format(smollm2), "-o", "default.temperature=0", guest)
+def test_a_model_is_named_by_its_file_and_of_two_of_one_name_the_first_is_taken(guest: Path, smollm2: Path) -> None:
+    first, second = f"default:GgMl:AUTO:{smollm2}", "default:GGML:AUTO:/gone.gguf"
+    done = promptd("run", "--nn-preload", first, "--nn-preload", second, "-o", "default.temperature=0", guest)
     assert (done.returncode, done.stdout, done.stderr) == (0, "The capital of Japan is Tokyo.<|im_end|>", "")
 
 
@@ -63,11 +63,6 @@ def test_a_name_that_was_not_preloaded_is_not_found(guest: Path, smollm2: Path) 
     assert "asked for graph 'default', which it is not granted" in done.stderr
 
 
-def test_of_two_models_of_one_name_the_first_is_taken(guest: Path, smollm2: Path) -> None:
-    first, second = f"default:GGML:AUTO:{smollm2}", "default:GGML:AUTO:/gone.gguf"
-    assert promptd("run", "--nn-preload", first, "--nn-preload", second, guest).returncode == 0
-
-
 def test_a_directory_is_granted_in_wasmedges_order(tmp_path: Path) -> None:
     (tmp_path / "guest.wat").write_text("""(module
       (import "wasi_snapshot_preview1" "fd_prestat_dir_name" (func $name (param i32 i32 i32) (result i32)))
@@ -79,6 +74,14 @@ def test_a_directory_is_granted_in_wasmedges_order(tmp_path: Path) -> None:
         (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))""")
     done = promptd("run", "--dir", f"/data:{tmp_path}", tmp_path / "guest.wat")
     assert (done.returncode, done.stdout) == (0, "/data")
+
+
+@pytest.mark.parametrize(
+    ("form", "target"), [("GGML:AUTO", "auto"), ("ggml:cpu", "cpu"), ("AutoDetect:Auto", "auto"), ("Ggml:GPU", "gpu")]
+)
+def test_encodings_and_targets_may_be_in_any_case(form: str, target: str) -> None:
+    name, settings = nn_preload(f"default:{form}:model.gguf")
+    assert (name, settings.model, settings.target) == ("default", "file:model.gguf", target)
 
 
 def test_a_path_may_hold_colons() -> None:

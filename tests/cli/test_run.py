@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import shlex
 import signal
 import subprocess
 from collections.abc import Callable
@@ -264,3 +265,20 @@ def test_options_after_the_guest_are_its_own_and_promptd_says_so(chat_guest: Pat
     done = promptd("run", "--graph", "chat=echo", chat_guest, "--env", "A=1")
     assert (done.returncode, done.stdout) == (0, "--env A=1\n")
     assert "--env is given to the guest" in done.stderr
+
+
+def test_a_standard_input_that_is_closed_is_at_its_end_and_no_other_file(chat_guest: Path):
+    closed = f'exec "{PROMPTD}" run --graph chat=echo "{chat_guest}" <&-'
+    done = subprocess.run(["sh", "-c", closed], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("command", [("run", "--graph", "chat=echo", "GUEST", "hello"), ("list",)], ids=["run", "list"])
+def test_output_that_cannot_be_written_is_one_sentence(chat_guest: Path, command: tuple[str, ...]):
+    words = [str(chat_guest) if word == "GUEST" else word for word in command]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([PROMPTD, *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "promptd: cannot write to standard output: No space left on device\n")
+    closed = shlex.join([str(PROMPTD), *words]) + " >&-"
+    done = subprocess.run(["sh", "-c", closed], stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -6,13 +6,13 @@ import importlib.util
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-from promptd.conformance.hosts import Promptd
+from promptd.conformance.hosts import Promptd, Run
 from promptd.conformance.runner import Result, Verdict, run_guest
 from promptd.conformance.suite import MANIFEST, Check, SuiteGuest, load_suite
 from promptd.conformance.tap import parse
@@ -27,15 +27,27 @@ SUITE_SIZE_LIMIT = 600 * 1000
 each_guest = pytest.mark.parametrize("guest", SUITE, ids=lambda guest: guest.name)
 
 
+class Recording(Promptd):
+    """promptd, which keeps how each guest's run ended."""
+
+    def __init__(self) -> None:
+        super().__init__(timeout=60)
+        self.runs: dict[tuple[Path, tuple[str, ...]], Run] = {}
+
+    def run(self, file: Path, arguments: Sequence[str]) -> Run:
+        ended = self.runs[file, tuple(arguments)] = super().run(file, arguments)
+        return ended
+
+
 @pytest.fixture(scope="module")
-def host() -> Iterator[Promptd]:
-    host = Promptd(timeout=60)
+def host() -> Iterator[Recording]:
+    host = Recording()
     yield host
     host.close()
 
 
 @pytest.fixture(scope="module")
-def results(host: Promptd):
+def results(host: Recording):
     """Return a function that gives a guest's results, by check; each guest runs once."""
 
     @cache
@@ -55,12 +67,13 @@ def test_promptd_passes(guest: SuiteGuest, check: Check, results) -> None:
 
 
 @each_guest
-def test_guest_runs_the_checks_the_manifest_lists(guest: SuiteGuest, host: Promptd) -> None:
-    said = parse(host.run(guest.file, []).output)
+def test_guest_runs_the_checks_the_manifest_lists(guest: SuiteGuest, host: Recording, results) -> None:
+    results(guest)
+    said = parse(host.runs[guest.file, ()].output)
     assert sorted(said.results) == sorted(check.name for check in guest.checks if not check.traps)
 
 
-def test_guest_says_that_it_has_no_such_check(host: Promptd) -> None:
+def test_guest_says_that_it_has_no_such_check(host: Recording) -> None:
     run = host.run(SUITE[0].file, ["graph/none"])
     assert parse(run.output).bailed == "This guest has no check named graph/none"
     assert run.exit_code == 1

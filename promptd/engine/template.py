@@ -135,13 +135,19 @@ class JinjaTemplate:
             if merged is None:
                 raise
             return self._render(merged, opened, tools)
+        except RuntimeFailure:  # functionary's takes the arguments of calls as text only
+            if not any(message.calls for message in messages):
+                raise
+            return self._render(messages, opened, tools, parse_arguments=False)
 
-    def _render(self, messages: Sequence[Message], opened: float, tools: Sequence[Tool]) -> str:
+    def _render(
+        self, messages: Sequence[Message], opened: float, tools: Sequence[Tool], *, parse_arguments: bool = True
+    ) -> str:
         sizes = (len(message.content) + sum(len(call.arguments) for call in message.calls) for message in messages)
         limit = MAX_OUTPUT_BASE + MAX_OUTPUT_FACTOR * (sum(sizes) + sum(len(tool.parameters) for tool in tools))
         began = time.localtime(opened)
         values: dict[str, Any] = {
-            "messages": [_message(message) for message in messages],
+            "messages": [_message(message, parse_arguments=parse_arguments) for message in messages],
             "add_generation_prompt": True,
             "strftime_now": lambda form: time.strftime(form, began),
         }
@@ -157,15 +163,18 @@ class JinjaTemplate:
         return "".join(parts)
 
 
-def _message(message: Message) -> dict[str, Any]:
-    """Return a message as templates know it: arguments of calls are objects there, not text."""
+def _message(message: Message, *, parse_arguments: bool) -> dict[str, Any]:
+    """Return a message as templates know it: arguments of calls are objects in most, text in some."""
     told: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.calls:
         told["tool_calls"] = [
             {
                 "id": call.id,
                 "type": "function",
-                "function": {"name": call.name, "arguments": json.loads(call.arguments)},
+                "function": {
+                    "name": call.name,
+                    "arguments": json.loads(call.arguments) if parse_arguments else call.arguments,
+                },
             }
             for call in message.calls
         ]

@@ -1,22 +1,26 @@
 """Finds the calls of tools in what a model says, whole or while it says it.
 
-Understood are Hermes' and Qwen's `<tool_call>{...}</tool_call>`, the JSON that Llama 3 and Mistral put in place of a
-reply, after `<|python_tag|>` or `[TOOL_CALLS]` where those are text, and the JSON a reply was held to.
+A call stands between `<tool_call>` and `</tool_call>`, or is the whole of a reply, after `<|python_tag|>` or
+`[TOOL_CALLS]` where those are text; `tool_dialects` says how it is written down.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import secrets
 import string
 from collections.abc import Sequence
 
 from promptd.chat import Tool, ToolCall
+from promptd.server.tool_dialects import read, split
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 _MARKS = ("<|python_tag|>", "[TOOL_CALLS]")
-_CALL = re.compile(rf"{_OPEN}\s*(.*?)\s*{_CLOSE}\s*", re.DOTALL)
+_LISTS = ("[{", "[ {", "[\n")
+"""How a list of calls begins, and few other replies do."""
+_AFTER_NAME = ("{", "[ARGS]", "[CALL_ID]")
+MAX_CALLS = 1024**2
+"""Characters of all calls in a reply; more, which are read between other clients' tokens, are taken for text."""
 _ID_CHARACTERS = string.ascii_letters + string.digits
 _ID_LENGTH = 9
 """Mistral's template takes ids of nine letters and digits only; nobody else minds."""
@@ -34,17 +38,17 @@ class CallReader:
     """Tells text from calls in a reply that comes in pieces: what may be a call is held back until that is known."""
 
     def __init__(self, tools: Sequence[Tool]) -> None:
-        self._names = frozenset(tool.name for tool in tools)
+        self._tools = {tool.name: tool for tool in tools}
         self._held = ""
         self._begun = False
         """Whether text was passed on: then the reply as a whole is no call."""
 
     def feed(self, piece: str) -> str:
         """Take a piece; return the text that is certainly not part of a call."""
-        if not self._names:
+        if not self._tools:
             return piece
         self._held += piece
-        if not self._begun and self._may_be_json():
+        if not self._begun and self._may_be_call():
             return ""
         spot = self._held.find(_OPEN)
         if spot < 0:
@@ -56,43 +60,38 @@ class CallReader:
     def finish(self) -> tuple[str, tuple[ToolCall, ...]]:
         """Return the rest of the text, and the calls."""
         held, self._held = self._held, ""
-        if not self._begun and (calls := self._of_json(held)):
+        if len(held) > MAX_CALLS:
+            return held, ()
+        if not self._begun and (calls := self._calls(held)):
             return "", calls
-        marked = held if _CLOSE in held else held + _CLOSE  # a stop token may have taken the place of the last tag
+        # A stop token may have taken the place of the last closing tag.
+        open_ended = held.rfind(_OPEN) > held.rfind(_CLOSE)
+        outside, insides = split(held + _CLOSE if open_ended else held, _OPEN, _CLOSE)
         calls = ()
-        for match in _CALL.finditer(marked):
-            found = self._of_json(match[1])
+        for inside in insides:
+            found = self._calls(inside)
             if not found:
                 return held, ()
             calls += found
-        return (_CALL.sub("", marked).removesuffix(_CLOSE).strip(), calls) if calls else (held, ())
+        return (outside.strip(), calls) if calls else (held, ())
 
-    def _may_be_json(self) -> bool:
-        begins = self._held.lstrip()
-        return begins[:1] in ("", "{") or any(
-            begins.startswith(mark) or mark.startswith(begins) for mark in (*_MARKS, "[{", "[ {", "[\n")
-        )
+    def _may_be_call(self) -> bool:
+        """Tell whether the reply so far may be the beginning of one that is a call as a whole."""
+        text = self._held.lstrip()
+        if text[:1] in ("", "{"):
+            return True
+        beginnings = (*_MARKS, *_LISTS, *(name + after for name in self._tools for after in _AFTER_NAME))
+        return any(text.startswith(begin) or begin.startswith(text) for begin in beginnings)
 
-    def _of_json(self, text: str) -> tuple[ToolCall, ...]:
+    def _calls(self, text: str) -> tuple[ToolCall, ...]:
         """Return the calls that `text` is, none if it is anything else."""
         text = text.strip()
         for mark in _MARKS:
             text = text.removeprefix(mark).strip()
-        try:
-            values = json.loads(text)
-        except (ValueError, RecursionError):
-            return ()
-        calls = []
-        for value in values if isinstance(values, list) else [values]:
-            if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-                return ()
-            if value["name"] not in self._names:
-                return ()
-            arguments = value.get("arguments", value.get("parameters", {}))
-            if not isinstance(arguments, dict):
-                return ()
-            calls.append(ToolCall(new_call_id(), value["name"], json.dumps(arguments, ensure_ascii=False)))
-        return tuple(calls)
+        return tuple(
+            ToolCall(new_call_id(), name, json.dumps(arguments, ensure_ascii=False))
+            for name, arguments in read(text, self._tools)
+        )
 
 
 def new_call_id() -> str:

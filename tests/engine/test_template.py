@@ -134,3 +134,10 @@ def test_tools_are_put_in_words_for_a_template_that_presents_none(unaware: str) 
     assert '[assistant: <tool_call>\n{"name": "clock", "arguments": {"zone": "CET"}}\n</tool_call>]' in text
     assert text.endswith("[user: <tool_response>\nnoon\n</tool_response>]")
     assert template.render(USER, 0.0) == "[user: hi]"
+
+
+def test_a_template_that_takes_arguments_as_text_is_given_text() -> None:
+    calls = "{% for call in message.tool_calls %}{{ '<' + call.function.arguments + '>' }}{% endfor %}"
+    source = "{{ tools[0].function.name }}{% for message in messages %}" + calls + "{% endfor %}"
+    template = JinjaTemplate(source, {})
+    assert template.render(CALLED, 0.0, [TOOL]) == 'clock<{"zone": "CET"}>'

@@ -34,6 +34,17 @@ def plain(calls: tuple[ToolCall, ...]) -> list[tuple[str, object]]:
         ('<|python_tag|>{"name": "time", "parameters": {}}', "", [NOW]),
         ('[TOOL_CALLS] [{"name": "weather", "arguments": {"city": "Paris"}}, {"name": "time"}]', "", [PARIS, NOW]),
         (' [{"name": "time", "arguments": {}}] ', "", [NOW]),
+        ('weather[ARGS]{"city": "Paris"}', "", [PARIS]),
+        ('weather{"city": "Paris"}time{}', "", [PARIS, NOW]),
+        ('[TOOL_CALLS]weather[CALL_ID]abcdefghi[ARGS]{"city": "Paris"}', "", [PARIS]),
+        ("<tool_call>\n<function=weather>\n<parameter=city>\nParis\n</parameter>\n</function>\n</tool_call>",
+         "", [PARIS]),
+        ("<tool_call>\n<function=time>\n</function>\n</tool_call>", "", [NOW]),
+        ("<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n</tool_call>", "", [PARIS]),
+        ("time is money", "time is money", []),
+        ("time{", "time{", []),
+        ("<tool_call><function=f></function></tool_call>", "<tool_call><function=f></function></tool_call>", []),
+        ('<tool_call>{"name": "time"}</tool_call><tool_call>{"name": "time"}', "", [NOW, NOW]),
         ('{"name": "launch", "arguments": {}}', '{"name": "launch", "arguments": {}}', []),
         ('{"name": ["time"], "arguments": {}}', '{"name": ["time"], "arguments": {}}', []),
         ('{"name": "time", "arguments": 3}', '{"name": "time", "arguments": 3}', []),
@@ -54,12 +65,38 @@ def test_calls_are_found_and_all_else_is_text(text: str, said: str, calls: list[
     assert (pieces + rest, plain(in_pieces)) == (said, calls)
 
 
+def test_arguments_written_as_bare_text_have_the_types_of_their_schema() -> None:
+    schema = '{"type": "object", "properties": {"zip": {"type": "string"}, "days": {"type": "integer"}}}'
+    text = (
+        "<tool_call>f<arg_key>zip</arg_key><arg_value>75001</arg_value><arg_key>days</arg_key><arg_value>3</arg_value>"
+    )
+    _, (call,) = read_calls(text, [Tool("f", "", schema)])
+    assert json.loads(call.arguments) == {"zip": "75001", "days": 3}
+
+
 def test_text_is_passed_on_as_soon_as_it_is_no_call() -> None:
     reader = CallReader(TOOLS)
     assert reader.feed("[1] is") == "[1] is"
     assert reader.feed(" a list <") == " a list "
     assert reader.feed("b>") == "<b>"
     assert CallReader([]).feed('{"name": "time"}') == '{"name": "time"}', "nothing is a call where no tools are"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<tool_call>" * 90_000 + "</tool_call>" + "<tool_call>" * 4,
+        "<tool_call>" + " " * 900_000 + "x",
+        "<tool_call>" + "<function=a>" * 80_000,
+        "<tool_call>time" + "<arg_key>" * 90_000,
+        "<tool_call>" + "a{}" * 300_000,
+        "[" + "{" * 900_000,
+        "<tool_call>" + "x" * 5_000_000,
+    ],
+)
+def test_no_reply_takes_long_to_read(text: str) -> None:
+    # Were it not linear, each would take minutes.
+    assert read_calls(text, TOOLS) == (text, ())
 
 
 def test_ids_of_calls_are_fresh_and_such_as_every_template_takes() -> None:

@@ -24,6 +24,7 @@ from promptd.server.keys import ANYONE, PASSER_BY, KeyDoor, KeyRing
 from promptd.server.logs import LogRequests
 from promptd.server.metrics import CountRequests
 from promptd.server.ollama import ollama_router
+from promptd.server.ollama_models import ollama_models_router
 from promptd.server.operation import operation_router
 from promptd.server.page_routes import page_router
 from promptd.server.pull import pull_router
@@ -83,7 +84,8 @@ def create_app(host: Host, turns: Turns, reload: Reload, *, names: Iterable[str]
     app.include_router(session_router(sessions))
     app.include_router(socket_router(sessions))
     app.include_router(guest_router(host, Uploads(host, host.settings.uploads)))
-    app.include_router(ollama_router(host, conversations))
+    app.include_router(ollama_router(conversations))
+    app.include_router(ollama_models_router(host, conversations))
     app.include_router(embeddings_router(conversations, turns))
     app.include_router(pull_router(host))
     app.include_router(page_router())

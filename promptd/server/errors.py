@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -155,13 +155,16 @@ def install_error_handlers(app: FastAPI) -> None:
         if error.body is not None and not isinstance(error.body, dict):
             sentence, param = "the body must be a JSON object, sent with Content-Type: application/json", None
         else:
-            sentence, param = _validation(error.errors())
+            sentence, param = _validation(error.errors(), error.body)
         return _response(request.url.path, _body(sentence, 400, param=param, code="invalid-argument"), 400)
 
     @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
         if error.status_code == HTTPStatus.NOT_FOUND and error.detail == HTTPStatus.NOT_FOUND.phrase:
             error.detail = f"there is nothing at {request.url.path}"
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            allowed = (error.headers or {}).get("Allow", "another method")
+            error.detail = f"{request.url.path} does not answer {request.method}, but {allowed}"
         return _response(
             request.url.path, _body(error.detail, error.status_code), error.status_code, dict(error.headers or {})
         )
@@ -186,11 +189,33 @@ def _response(path: str, body: dict[str, Any], status: int, headers: dict[str, s
     return JSONResponse(body, status, headers)
 
 
-def _validation(errors: Sequence[dict[str, Any]]) -> tuple[str, str | None]:
-    """Return one sentence for the first of pydantic's `errors`, and the path of the field it is about."""
+def _validation(errors: Sequence[dict[str, Any]], body: Any) -> tuple[str, str | None]:
+    """Return one sentence for the first thing that is wrong in `body`, and the path of the field it is about.
+
+    Where a field may be one of several types, pydantic has an error for each; the one deepest in the field is of the
+    type that was meant.
+    """
     first = errors[0]
     if first["type"] == "json_invalid":
         return f"the body is not valid JSON: {first['ctx']['error']}", None
-    path = ".".join(str(part) for part in first["loc"] if part != "body") or None
-    reason = first["msg"].removeprefix("Value error, ")
+    paths = [list(_path(error["loc"], body, missing=error["type"] == "missing")) for error in errors]
+    same = [index for index, path in enumerate(paths) if path[: len(paths[0])] == paths[0]]
+    meant = max(same, key=lambda index: len(paths[index]))
+    path = ".".join(paths[meant]) or None
+    reason = errors[meant]["msg"].removeprefix("Value error, ")
     return (f"{path}: {reason}" if path else f"the body is wrong: {reason}"), path
+
+
+def _path(location: Sequence[str | int], body: Any, *, missing: bool) -> Iterator[str]:
+    """Yield what of pydantic's `location` is in `body`, or `missing` there; the rest names alternatives of a type."""
+    place, *parts = location
+    if place != "body":
+        yield from map(str, parts)
+        return
+    for index, part in enumerate(parts, 1):
+        within: Any = body if isinstance(body, dict) else dict(enumerate(body)) if isinstance(body, list) else {}
+        if part in within:
+            body = within[part]
+        elif not (missing and index == len(parts)):
+            continue
+        yield str(part)

@@ -1,4 +1,4 @@
-"""Ollama's routes, for its clients: chat, generate, and the lists of models, over the same conversations.
+"""Ollama's routes that make replies, for its clients: chat and generate, over the same conversations.
 
 https://github.com/ollama/ollama/blob/main/docs/api.md
 """
@@ -22,14 +22,12 @@ from promptd.errors import PromptdError, UnsupportedOperation
 from promptd.server import documents
 from promptd.server.body import Body, SamplingFields, Text, json_text
 from promptd.server.conversations import Conversations
-from promptd.server.engines import info_of
-from promptd.server.errors import InvalidField, UnknownModel
+from promptd.server.errors import InvalidField
 from promptd.server.formats import ANY_OBJECT
 from promptd.server.replies import stream, whole
 from promptd.server.schemas import ChatMessage
 from promptd.server.tool_calls import CallReader, read_calls
 from promptd.server.tools import MAX_TOOLS, ToolOffered, offer
-from promptd.wasm.host import Host
 
 _LATEST = ":latest"
 """The tag Ollama's clients add to a name that has none."""
@@ -50,6 +48,10 @@ class Options(SamplingFields):
         """Return what promptd's lower floors call these options; `schema` is what the reply keeps to."""
         limit = self.num_predict if self.num_predict and self.num_predict > 0 else None
         return self.sampling(max_tokens=limit, json_schema=schema)
+
+
+NoImages = Annotated[list[Any], Field(max_length=0)] | None
+"""Models see no images here."""
 
 
 class _ReplyBody(_Body):
@@ -75,6 +77,7 @@ class OllamaMessage(ChatMessage):
     """One message, with the name of a tool where Ollama's clients put it."""
 
     tool_name: Text | None = None
+    images: NoImages = None
 
     def as_message(self) -> Message:
         """Return the message promptd's lower floors speak of."""
@@ -94,19 +97,16 @@ class GenerateBody(_ReplyBody):
 
     prompt: Text = ""
     system: Text | None = None
+    raw: bool = False
+    """Go on with the prompt as it is, without the model's chat template."""
+    images: NoImages = None
+    suffix: Annotated[Text, Field(max_length=0)] | None = None
+    """A middle cannot be filled in: refused."""
 
 
-class ModelBody(_Body):
-    """The body of `POST /api/show`; older clients say `name`."""
-
-    model: Text = ""
-    name: Text = ""
-
-
-def ollama_router(host: Host, conversations: Conversations) -> APIRouter:
-    """Return the routes under `/api`."""
+def ollama_router(conversations: Conversations) -> APIRouter:
+    """Return the routes under `/api` that make replies."""
     router = APIRouter(prefix="/api", tags=["ollama"], responses=documents.OLLAMA_ERRORS)
-    started = _now()
 
     async def answer(
         request: Request,
@@ -114,6 +114,8 @@ def ollama_router(host: Host, conversations: Conversations) -> APIRouter:
         messages: Sequence[Message],
         shape: str,
         tools: Sequence[Tool] = (),
+        *,
+        raw: bool = False,
     ) -> Response:
         lines = _Lines(body.model, shape, tools)
         model = _name(body.model)
@@ -124,7 +126,7 @@ def ollama_router(host: Host, conversations: Conversations) -> APIRouter:
         if tools and not await conversations.takes_tools(model):
             raise UnsupportedOperation(f"{body.model} does not support tools")
         options = (body.options or Options()).chat_options(offered.schema)
-        turn = await conversations.answer(model, messages, options, tools=tools)
+        turn = await conversations.answer(model, messages, options, tools=tools, raw=raw)
         if body.stream:
             return await stream(request, turn, lines)
         completion = await whole(request, turn)
@@ -139,38 +141,10 @@ def ollama_router(host: Host, conversations: Conversations) -> APIRouter:
 
     @router.post("/generate", responses=documents.answer(documents.GenerateLine, "application/x-ndjson"))
     async def generate(body: GenerateBody, request: Request) -> Response:
-        """Answer one prompt, through the model's chat template."""
-        system = [Message("system", body.system)] if body.system else []
+        """Answer one prompt, through the model's chat template unless it is raw."""
+        system = [Message("system", body.system)] if body.system and not body.raw else []
         user = [Message("user", body.prompt)] if body.prompt else []
-        return await answer(request, body, [*system, *user] if user else [], "generate")
-
-    @router.get("/tags", responses=documents.answer(documents.OllamaModels))
-    async def tags() -> dict[str, Any]:
-        """List the graphs, and the guests as `guest/NAME`."""
-        return {"models": [_model(host, name) | {"modified_at": started} for name in conversations.models()]}
-
-    @router.get("/ps", responses=documents.answer(documents.OllamaModels))
-    async def ps() -> dict[str, Any]:
-        """List the graphs whose models are loaded; they stay loaded."""
-        never = "9999-12-31T23:59:59Z"
-        return {"models": [_model(host, name) | {"expires_at": never} for name in host.loaded_graphs()]}
-
-    @router.post("/show", responses=documents.answer(documents.OllamaShown))
-    async def show(body: ModelBody) -> dict[str, Any]:
-        """Describe one model; one that is loaded in more detail."""
-        name = _name(body.model or body.name)
-        if name not in conversations.models():
-            raise UnknownModel(name)
-        info = info_of(host.loaded_graphs().get(name))
-        about = {
-            "general.architecture": info.architecture,
-            "general.parameter_count": info.parameters,
-            f"{info.architecture}.context_length": info.n_ctx_train,
-        } if info else {}  # fmt: skip
-        template = info.template if info and info.template else ""
-        capabilities = ["completion", "tools"] if info and info.takes_tools else ["completion"]
-        return {**_model(host, name), "model_info": about, "template": template, "capabilities": capabilities,
-                "parameters": "", "modelfile": "", "modified_at": started}  # fmt: skip
+        return await answer(request, body, [*system, *user] if user else [], "generate", raw=body.raw)
 
     @router.get("/version", responses=documents.answer(documents.Version))
     async def read_version() -> dict[str, str]:
@@ -239,21 +213,6 @@ class _Lines:
             eval_count=completion.usage.generated,
             eval_duration=now - first,
         )
-
-
-def _model(host: Host, name: str) -> dict[str, Any]:
-    info = info_of(host.loaded_graphs().get(name))
-    details = {
-        "parent_model": "",
-        "format": "gguf" if info else "",
-        "family": info.architecture if info else "",
-        "families": [info.architecture] if info else [],
-        "parameter_size": f"{info.parameters / 1e6:.0f}M" if info else "",
-        "quantization_level": "",
-    }
-    size = info.model_bytes if info else 0
-    context = {"context_length": info.context} if info else {}
-    return {"name": name, "model": name, "size": size, "size_vram": 0, "digest": "", "details": details, **context}
 
 
 def _name(model: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import ollama
 import pytest
@@ -40,15 +41,35 @@ def test_generate_takes_a_prompt_and_a_system_message(client: ollama.Client) -> 
     assert "".join(parts) == "streamed"
 
 
+def test_generate_goes_on_with_a_raw_prompt(client: ollama.Client, served: Served) -> None:
+    reply = client.generate("chat", "One, two, three, four,", raw=True, options={"num_predict": 8})
+    assert "five" in reply.response
+    with pytest.raises(ollama.ResponseError, match="guest"):
+        client.generate("guest/handler", "hi", raw=True)
+
+
+@pytest.mark.parametrize("fields", [{"images": ["aGk="]}, {"suffix": "the end"}, {"format": {"type": "banana"}}])
+def test_what_no_model_can_do_here_is_refused(served: Served, fields: dict[str, object]) -> None:
+    response = served.http.post("/api/generate", json={"model": "chat", "prompt": "hi", **fields})
+    assert response.status_code == 400 and set(response.json()) == {"error"}
+    message = {"role": "user", "content": "hi", **fields}
+    body = {"model": "chat", "messages": [message], "options": {"num_predict": 1}, **fields}
+    assert served.http.post("/api/chat", json=body).status_code == (200 if "suffix" in fields else 400)
+
+
 def test_an_empty_prompt_loads_the_model(client: ollama.Client) -> None:
     assert client.generate("chat", "").done_reason == "load"
     assert "chat" in [model.model for model in client.ps().models]
 
 
-def test_models_are_listed_and_shown(client: ollama.Client, served: Served) -> None:
-    assert {"chat", "echo", "guest/lines"} <= {model.model for model in client.list().models}
-    client.generate("chat", "")
-    shown = client.show("chat")
+def test_models_are_listed_and_shown(client: ollama.Client, served: Served, smollm2: Path) -> None:
+    models = {model.model: model for model in client.list().models}
+    assert {"chat", "echo", "guest/lines"} <= set(models)
+    chat = models["chat"]
+    assert chat.size == smollm2.stat().st_size and chat.modified_at
+    assert chat.details and chat.details.quantization_level == "Q4_1" and chat.details.format == "gguf"
+    shown = client.show("chat:latest")
+    assert shown.capabilities == ["completion"] and "<|im_start|>" in (shown.template or "")
     assert shown.details and shown.details.family == "llama"
     assert shown.modelinfo and shown.modelinfo["general.parameter_count"] > 1e8
     assert served.http.get("/api/version").json()["version"]

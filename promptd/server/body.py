@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from promptd.chat import ChatOptions
 from promptd.config import MAX_BIASES
@@ -27,6 +27,21 @@ def _encodable(text: str) -> str:
 Text = Annotated[str, AfterValidator(_encodable)]
 
 Stop = Text | Annotated[list[Text], Field(max_length=MAX_STOP_SEQUENCES)]
+
+
+Many = Field(fail_fast=True)
+"""Marks every list without a small limit: a body may hold millions of wrong items, and one error says enough."""
+
+
+def at_most(pairs: int) -> BeforeValidator:
+    """Return what refuses an object with more pairs before they are looked at."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > pairs:
+            raise ValueError(f"at most {pairs} pairs are taken, and there are {len(value)}")
+        return value
+
+    return BeforeValidator(check)
 
 
 TokenNumber = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
@@ -52,7 +67,7 @@ class SamplingFields(Body):
     repeat_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    logit_bias: Annotated[dict[TokenNumber, Bias], Field(max_length=MAX_BIASES)] | None = None
+    logit_bias: Annotated[dict[TokenNumber, Bias], Field(max_length=MAX_BIASES), at_most(MAX_BIASES)] | None = None
     seed: int | None = None
     stop: Stop | None = None
 

@@ -22,7 +22,7 @@ from promptd.backends.base import Embedding, Embeds
 from promptd.chat import Completion, StopReason, Usage
 from promptd.errors import Busy, UnsupportedOperation
 from promptd.server import documents
-from promptd.server.body import Body, Text
+from promptd.server.body import Body, Many, Text
 from promptd.server.conversations import Conversations
 from promptd.server.errors import InvalidField
 from promptd.server.keys import current_client
@@ -39,9 +39,9 @@ AT_ONCE = 32
 
 NonEmpty = Annotated[Text, Field(min_length=1)]
 Token = Annotated[int, Field(ge=0, lt=2**31)]
-Tokens = Annotated[list[Token], Field(min_length=1)]
-Texts = Annotated[list[NonEmpty], Field(min_length=1, max_length=MAX_INPUTS)]
-Inputs = NonEmpty | Texts | Tokens | Annotated[list[Tokens], Field(min_length=1, max_length=MAX_INPUTS)]
+Tokens = Annotated[list[Token], Field(min_length=1), Many]
+Texts = Annotated[list[NonEmpty], Field(min_length=1, max_length=MAX_INPUTS), Many]
+Inputs = NonEmpty | Texts | Tokens | Annotated[list[Tokens], Field(min_length=1, max_length=MAX_INPUTS), Many]
 
 
 class EmbeddingsRequest(Body):
@@ -65,7 +65,7 @@ class EmbedBody(Body):
     model_config = ConfigDict(strict=False)
 
     model: Text
-    input: Text | Annotated[list[Text], Field(max_length=MAX_INPUTS)] = ""
+    input: Text | Annotated[list[Text], Field(max_length=MAX_INPUTS), Many] = ""
     truncate: bool = True
     """Take the beginning of a text that is too long."""
     dimensions: Annotated[int, Field(ge=1)] | None = None

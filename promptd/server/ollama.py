@@ -20,7 +20,7 @@ from pydantic import ConfigDict, Field
 from promptd.chat import ChatOptions, Completion, Message, StopReason, Tool, ToolCall
 from promptd.errors import PromptdError, UnsupportedOperation
 from promptd.server import documents
-from promptd.server.body import Body, SamplingFields, Text, json_text
+from promptd.server.body import Body, Many, SamplingFields, Text, json_text
 from promptd.server.conversations import Conversations
 from promptd.server.errors import InvalidField
 from promptd.server.formats import ANY_OBJECT
@@ -88,7 +88,7 @@ class OllamaMessage(ChatMessage):
 class ChatBody(_ReplyBody):
     """The body of `POST /api/chat`."""
 
-    messages: list[OllamaMessage] = Field(default_factory=list)
+    messages: Annotated[list[OllamaMessage], Many] = Field(default_factory=list)
     tools: Annotated[list[ToolOffered], Field(max_length=MAX_TOOLS)] | None = None
 
 

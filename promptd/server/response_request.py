@@ -11,9 +11,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from promptd.chat import ChatOptions, Message, ToolCall
-from promptd.server.body import Body, Text, json_text
+from promptd.server.body import Body, Many, Text, at_most, json_text
 from promptd.server.formats import ANY_OBJECT
 from promptd.server.tools import MAX_TOOLS, Arguments, Offer, ToolName, offer, tool_of
+
+MAX_METADATA = 16
+"""Pairs of metadata, as OpenAI has it."""
 
 
 def _text_of(content: Any) -> Any:
@@ -111,7 +114,7 @@ class ResponsesRequest(Body):
     """The body of `POST /v1/responses`."""
 
     model: Text
-    input: Text | Annotated[list[InputItem], Field(min_length=1)]
+    input: Text | Annotated[list[InputItem], Field(min_length=1), Many]
     instructions: Text | None = None
     stream: bool | None = None
     max_output_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
@@ -121,7 +124,7 @@ class ResponsesRequest(Body):
     tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | FunctionChoice | None = None
     parallel_tool_calls: bool | None = None
-    metadata: dict[Text, Text] | None = None
+    metadata: Annotated[dict[Text, Text], at_most(MAX_METADATA)] | None = None
     previous_response_id: None = None
     """Nothing is stored, so there is nothing to go on from."""
     conversation: None = None

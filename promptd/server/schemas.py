@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from promptd.chat import MAX_LOGPROBS, ChatOptions, Message, Role
-from promptd.server.body import Body, SamplingFields, Text
+from promptd.server.body import Body, Many, SamplingFields, Text
 from promptd.server.formats import ResponseFormat
 from promptd.server.tools import MAX_TOOLS, CallMade, Offer, ToolChoice, ToolNamed, ToolOffered, offer
 
@@ -34,7 +34,7 @@ class ChatMessage(Body):
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Annotated[Text, BeforeValidator(_text_of)] = ""
-    tool_calls: list[CallMade] | None = None
+    tool_calls: Annotated[list[CallMade], Many] | None = None
     """What an assistant asked for."""
     tool_call_id: Text | None = None
     """Which call a tool's message answers."""
@@ -64,7 +64,7 @@ class ChatRequest(SamplingFields):
     """The body of `POST /v1/chat/completions`."""
 
     model: Text
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1), Many]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None

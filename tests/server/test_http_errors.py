@@ -6,11 +6,17 @@ from typing import Any
 
 import openai
 import pytest
+from pydantic import BaseModel, ValidationError
 from serving import Served, serving
 
 from promptd.config import GraphSettings, KeySettings, ServerSettings, Settings
+from promptd.server.embeddings import EmbeddingsRequest
 from promptd.server.keys import key_hash
+from promptd.server.ollama import ChatBody
+from promptd.server.response_request import ResponsesRequest
+from promptd.server.schemas import ChatRequest
 
+MANY = 10_000
 ASK: Any = [{"role": "user", "content": "hi"}]
 
 
@@ -60,6 +66,25 @@ def test_what_is_no_json_object_is_refused(served: Served, body: bytes) -> None:
         response = served.http.post(path, content=body, headers={"Content-Type": "application/json"})
         assert response.status_code == 400, (path, response.text)
         assert response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("model", "fields"),
+    [
+        (EmbeddingsRequest, {"input": [-1] * MANY}),
+        (ChatRequest, {"messages": [{}] * MANY}),
+        (ChatRequest, {"messages": [{"role": "assistant", "tool_calls": [{}] * MANY}]}),
+        (ChatRequest, {"messages": ASK, "logit_bias": {f"x{index}": 1 for index in range(MANY)}}),
+        (ResponsesRequest, {"input": [{}] * MANY}),
+        (ResponsesRequest, {"input": "a", "metadata": {f"x{index}": 1 for index in range(MANY)}}),
+        (ChatBody, {"messages": [{}] * MANY}),
+    ],
+)
+def test_a_body_full_of_mistakes_is_refused_for_the_first(model: type[BaseModel], fields: dict[str, Any]) -> None:
+    # An error for each of millions takes gigabytes, and all clients wait meanwhile.
+    with pytest.raises(ValidationError) as caught:
+        model.model_validate({"model": "chat", **fields})
+    assert caught.value.error_count() < 10
 
 
 def test_openais_client_knows_every_failure_by_its_class() -> None:

@@ -16,7 +16,7 @@ from typing import ParamSpec, Protocol, TypeVar
 from promptd.backends.base import Graph, PromptContext, Reply
 from promptd.backends.ggml import GgmlGraph
 from promptd.chat import ChatOptions, Message, Tool
-from promptd.errors import Busy, PromptdError, UnsupportedOperation
+from promptd.errors import Busy, PromptdError, RuntimeFailure, UnsupportedOperation
 from promptd.server.errors import TooManySessions, UnknownModel, as_promptd_error
 from promptd.server.guests import AnsweredTurn, GuestInstance
 from promptd.server.keys import current_client
@@ -280,21 +280,31 @@ class _GuestConversation:
         instance: GuestInstance,
         turns: Turns,
         threads: ThreadPoolExecutor,
-        reopen: Callable[[Sequence[AnsweredTurn]], Awaitable[Conversation]],
+        fork: Callable[[Sequence[AnsweredTurn]], Awaitable[Conversation]],
         closed: Callable[[], None],
     ) -> None:
-        """`reopen` makes a conversation with another instance and a past of its own."""
+        """`fork` makes a conversation with another instance and a past of its own."""
         self._name = name
         self._instance = instance
         self._turns = turns
         self._threads = threads
-        self._reopen = reopen
+        self._fork = fork
         self._closed = closed
         self._open = True
+        self._cancelled = False
 
     @property
     def ended(self) -> bool:
-        return not self._open or self._instance.ended
+        return not self._open or (self._instance.ended and not self._can_go_on)
+
+    @property
+    def _can_go_on(self) -> bool:
+        """Whether another instance can take the place of one that was stopped with its turn."""
+        return self._cancelled and self._instance.is_handler
+
+    def _cancel(self) -> None:
+        self._cancelled = True
+        self._instance.stop()
 
     async def start(
         self, messages: Sequence[Message], options: ChatOptions, *, ended: Callable[[Outcome], None]
@@ -304,19 +314,27 @@ class _GuestConversation:
                 self._turns.metrics.guest_failed(self._name, outcome)
             ended(outcome)
 
-        turn = self._turns.start(GUEST_PREFIX + self._name, self._instance.stop, on_end)
+        if self._instance.ended and self._can_go_on:
+            self._instance = await _on(self._threads, self._instance.renewed)
+            if not self._open:
+                self._threads.submit(self._instance.close)
+                raise RuntimeFailure("the session was closed")
+        self._cancelled = False
+        turn = self._turns.start(GUEST_PREFIX + self._name, self._cancel, on_end)
 
         def work() -> None:
             try:
                 turn.put(self._instance.answer(messages, turn.put))
             except BaseException as error:
                 turn.put(as_promptd_error(error))
+            if self._can_go_on:
+                self._instance.close()  # so that it holds nothing until another takes its place
 
         self._threads.submit(copy_context().run, work)
         return turn
 
     async def fork(self) -> Conversation:
-        return await self._reopen(self._instance.past)
+        return await self._fork(self._instance.past)
 
     async def rewind(self, turns: int) -> None:
         self._instance.rewind(turns)

@@ -40,6 +40,8 @@ class GuestInstance:
         """`client` is the name of the key it answers to: instances of different keys share nothing of the KV cache.
         `past` are turns that a handler is given before those to come.
         """
+        self._host = host
+        self._client = client
         self._name = name
         self._once = only_message is not None
         self._past = list(past)
@@ -60,9 +62,19 @@ class GuestInstance:
         return self._session.ended
 
     @property
+    def is_handler(self) -> bool:
+        """Whether it is called with messages, and keeps no conversation itself."""
+        return self._session.guest.is_handler
+
+    def renewed(self) -> GuestInstance:
+        """Close this instance of a handler, and return a fresh one with the same past."""
+        self.close()
+        return GuestInstance(self._host, self._name, self._client, past=self._past)
+
+    @property
     def past(self) -> list[AnsweredTurn]:
         """The turns a handler has answered; raises UnsupportedOperation for a command, which keeps them to itself."""
-        if not self._session.guest.is_handler:
+        if not self.is_handler:
             raise UnsupportedOperation(
                 f"guest {self._name} is a command: what it remembers is in its own memory, which can be neither copied "
                 "nor taken back; sessions with handlers and graphs can be forked and rewound"
@@ -83,7 +95,7 @@ class GuestInstance:
         """
         before = self._session.usage
         self._output.begin(write)
-        if self._session.guest.is_handler:
+        if self.is_handler:
             text = self._handle(messages)
         else:
             self._command(messages[-1].content)

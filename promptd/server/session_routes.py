@@ -106,7 +106,7 @@ def session_router(sessions: Sessions) -> APIRouter:
 
     @router.post("/{session_id}/cancel", responses=documents.answer(documents.Cancelled))
     async def cancel_reply(session_id: str) -> dict[str, Any]:
-        """Stop the reply that is being made; a guest ends with it, and its session too."""
+        """Stop the reply that is being made; a command ends with it, and its session too."""
         return {"cancelled": sessions.get(session_id).cancel()}
 
     @router.post("/{session_id}/fork", status_code=201, responses=documents.answer(documents.Session, status=201))

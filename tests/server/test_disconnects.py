@@ -87,9 +87,6 @@ def test_clients_that_leave_at_random_moments_leave_nothing_behind(left: Served)
         list(clients.map(_client, [left] * CLIENTS, range(CLIENTS)))
     wait_until(lambda: left.stats().running == 0 and left.stats().queue == 0)
     wait_until(lambda: not any(session["busy"] for session in _sessions(left)))
-    assert all(
-        session["graph"] == "chat" for session in _sessions(left) if session["turns"] == 0 and session["last_event"]
-    )
     for session in _sessions(left):
         left.http.delete(f"/v1/sessions/{session['id']}")
     wait_until(lambda: left.stats().sequences == 0)

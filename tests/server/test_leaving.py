@@ -100,8 +100,11 @@ def test_a_client_that_leaves_stops_its_guest(rambling: Served, guest: str, cont
     session = rambling.open(guest=guest)
     with rambling.streaming(f"/v1/sessions/{session}/messages", {"content": content}) as stream:
         next(stream)
-    wait_until(lambda: rambling.http.get(f"/v1/sessions/{session}").status_code == 404)
+    wait_until(lambda: not rambling.http.get(f"/v1/sessions/{session}").json()["busy"])
     _no_sequences(rambling)
+    assert rambling.http.get(f"/v1/sessions/{session}").json()["turns"] == 0
+    with rambling.streaming(f"/v1/sessions/{session}/messages", {"content": content}) as stream:
+        assert next(stream)[0] == "piece", "a fresh instance takes its place"
 
 
 @pytest.mark.parametrize("target", [{"graph": "chat"}, {"guest": "persona"}])

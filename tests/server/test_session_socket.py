@@ -83,6 +83,10 @@ def test_a_message_meanwhile_is_refused_and_a_reply_is_cancelled(served: Served)
         assert "still answering" in refused["error"]["message"]
         socket.send('{"type": "cancel"}')
         assert "stopped" in _next(socket)["error"]["message"]
+        _say(socket, "a")
+        assert _reply(socket)[-1]["content"] == "1/1 a"
+        _say(socket, "*trap")
+        assert "trapped" in _next(socket)["error"]["message"]
         with pytest.raises(ConnectionClosed) as closed:
             socket.recv(timeout=PATIENCE_S)
     assert closed.value.rcvd and closed.value.rcvd.code == 4404
@@ -148,7 +152,8 @@ def test_a_client_that_leaves_stops_its_guest(guest_files: dict[str, Path]) -> N
         with _socket(served, session) as socket:
             _say(socket, "#looping")
             _next(socket)
-        wait_until(lambda: served.http.get(f"/v1/sessions/{session}").status_code == 404)
+        wait_until(lambda: not served.http.get(f"/v1/sessions/{session}").json()["busy"])
+        assert served.http.get(f"/v1/sessions/{session}").json()["turns"] == 0
 
 
 @pytest.mark.parametrize(

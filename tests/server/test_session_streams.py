@@ -89,27 +89,30 @@ def test_a_reply_is_cancelled_on_request(served: Served) -> None:
         assert next(stream)[0] == "piece"
         assert served.http.post(f"/v1/sessions/{session}/cancel").json() == {"cancelled": True}
         assert next(stream)[0] == "error"
+    assert served.say(session, "a").json()["content"] == "1/1 a", "a fresh instance with the same past"
     quiet = served.open(guest="handler")
     assert served.http.post(f"/v1/sessions/{quiet}/cancel").json() == {"cancelled": False}
 
 
 def test_how_a_guest_ended_can_be_read_after_its_session(served: Served) -> None:
     session = served.open(guest="handler")
-    assert _break_off(served, session, "#looping", 1)
-    served.http.post(f"/v1/sessions/{session}/cancel")
-    wait_until(lambda: served.http.get(f"/v1/sessions/{session}").status_code == 404)
-    piece, error = _read(served, session)
-    assert (piece[1], error[1]) == ("piece", "error")
+    assert served.say(session, "*").status_code == 500
+    assert served.http.get(f"/v1/sessions/{session}").status_code == 404
+    ((number, event, data),) = _read(served, session)
+    assert (number, event) == (1, "error")
+    assert "trapped" in data["error"]["message"]
 
 
-def test_a_client_that_does_not_come_back_in_time_loses_its_guest(guest_files: dict[str, Path]) -> None:
+def test_a_reply_is_cancelled_when_its_client_does_not_come_back_in_time(guest_files: dict[str, Path]) -> None:
     settings = Settings(
         guests={"handler": GuestSettings(file=guest_files["handler"])}, server=ServerSettings(session_grace=0.2)
     )
     with serving(settings) as served:
         session = served.open(guest="handler")
         _break_off(served, session, "#looping", 1)
-        wait_until(lambda: served.http.get(f"/v1/sessions/{session}").status_code == 404)
+        wait_until(lambda: not served.http.get(f"/v1/sessions/{session}").json()["busy"])
+        assert [event for _, event, _ in _read(served, session)] == ["piece", "error"]
+        assert served.say(session, "a").json()["content"] == "1/1 a"
 
 
 def test_a_session_ends_when_its_life_is_over_however_busy_it_is(guest_files: dict[str, Path]) -> None:

@@ -171,6 +171,10 @@ class EngineSettings(_Settings):
     keep_alive: Annotated[float, BeforeValidator(parse_keep_alive)] = 300.0
     """Seconds after which a model nobody uses is unloaded until it is used again; `forever`, or less than 0, is never.
     """
+    speculation: Literal["auto", "on", "off"] = "auto"
+    """Whether tokens are guessed from what a conversation has said, and verified together; `auto`: where that was
+    measured to pay.
+    """
     queue: Annotated[int, Field(ge=1)] = 512
     """Most prompts that wait for a place in the batch; one more is refused as busy."""
     spill_memory: Size = 1024**3

@@ -7,7 +7,7 @@ from itertools import count
 from promptd.config import EngineSettings
 from promptd.engine import Sampling
 
-EXACT = EngineSettings(threads=1, step_tokens=48, kv_tokens=8192)
+EXACT = EngineSettings(threads=1, step_tokens=48, kv_tokens=8192, speculation="off")
 """Settings with which llama.cpp's result for a sequence does not depend on how its tokens were batched.
 
 On the CPU its flash attention has three kernels that round differently: one for 64 and more tokens in a step, one

@@ -111,6 +111,7 @@ class Engine:
             step_tokens=settings.step_tokens,
             threads=settings.threads,
             queue=settings.queue,
+            speculation=settings.speculation,
             kv_bytes=kv_bytes,
             weights=dict(settings.weights),
             kv_quota=settings.kv_quota,

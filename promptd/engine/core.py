@@ -6,7 +6,8 @@ import os
 import resource
 import time
 from array import array
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Literal
 
 from promptd.chat import Message, StopReason
@@ -45,6 +46,7 @@ from promptd.engine.raw_calls import RawCalls
 from promptd.engine.sampling import Samplers
 from promptd.engine.scheduler import Scheduler, Work
 from promptd.engine.sequence import Sequence
+from promptd.engine.speculation import Speculation
 from promptd.engine.spill import Spill
 from promptd.engine.statistics import EngineStats, KVHolder
 from promptd.engine.stepper import Stepper
@@ -72,6 +74,15 @@ class _Dialogue:
     generation: Generation | None = None
 
 
+@dataclass(slots=True)
+class _Added:
+    """What the tokens of one step have added to conversations' replies."""
+
+    events: list[Event] = field(default_factory=list)
+    pieces: list[tuple[int, str]] = field(default_factory=list)
+    ended: list[tuple[Generation, StopReason]] = field(default_factory=list)
+
+
 class Core:
     """A loaded model, its conversations, and the scheduler that steps them."""
 
@@ -86,15 +97,20 @@ class Core:
         quotas: Quotas,
         spill: Spill,
         adapt_threads: bool,
+        speculation: Literal["auto", "on", "off"],
     ) -> None:
         self.loaded = loaded
         self._spill = spill
         self._kv = KVCache(loaded.context, loaded.context.cells, max_sequences, spill, quotas)
         self._quotas = quotas
         self._scheduler = Scheduler(self._kv, step_tokens, queue, weights)
+        self._speculation = Speculation(
+            self._kv, self._scheduler, step_tokens=step_tokens, outputs=loaded.context.outputs, mode=speculation
+        )
         self._stepper = Stepper(
             loaded.context,
             self._scheduler,
+            self._speculation,
             step_tokens=step_tokens,
             threads=loaded.info.threads,
             adapt_threads=adapt_threads,
@@ -160,44 +176,62 @@ class Core:
             self._fail(generation, TimedOut("the deadline passed before the reply was complete"))
             for generation in self._scheduler.expired(time.monotonic())
         ]
-        work = self._scheduler.schedule()
-        return [*events, *(self._decode(work) if work else ()), *self._raw.embed()]
+        step = self._speculation.extend(self._scheduler.schedule())
+        return [*events, *(self._decode(step) if step else ()), *self._raw.embed()]
 
-    def _decode(self, work: list[Work]) -> list[Event]:
-        events: list[Event] = []
+    def _decode(self, step: list[Work]) -> list[Event]:
         try:
-            outputs = self._stepper.run(work)
+            outputs = self._stepper.run(step)
         except llama.LlamaError as error:
             return self._lose(error)
         self._spill.prefill_token = self._scheduler.prefill_seconds
-        pieces = []
-        ended = []
-        raw = []
-        vocabulary = self.loaded.model.vocabulary
-        for generation, index in outputs:
+        added = _Added()
+        for work, index in outputs:
+            sampled: list[int] = []
+            failure = None
             try:
-                token = generation.sampler.sample(self.loaded.context, index)
+                for token, logits in self._draw(work, index):
+                    sampled.append(token)
+                    if not self._advance(work.generation, token, logits, added):
+                        break
             except PromptdError as error:
-                events.append(self._fail(generation, error))
-                continue
-            self._scheduler.sampled(generation)
-            if isinstance(generation, RawGeneration):
-                raw.append((generation, token))
-                continue
-            if generation.logprobs is not None:
-                generation.score(logprob_of(self.loaded.context, vocabulary, index, token, generation.logprobs))
-            text, reason = generation.advance(token, vocabulary.piece(token), is_end=vocabulary.is_end(token))
-            if generation.logprobs is not None:
-                if (logprobs := generation.scored(text, reason)) or text:
-                    events.append(Scored(generation.call, text, logprobs))
-            elif text:
-                pieces.append((generation.call, text))
-            if reason:
-                ended.append((generation, reason))
-        if pieces:
-            events.append(Pieces(tuple(pieces)))
-        events += [self._end(self._calls[generation.call], reason) for generation, reason in ended]
-        return events + self._raw.advance(raw)
+                failure = error
+            self._speculation.verified(work, sampled)
+            if failure is not None:
+                added.events.append(self._fail(work.generation, failure))
+        if added.pieces:
+            added.events.append(Pieces(tuple(added.pieces)))
+        ended = [self._end(self._calls[generation.call], reason) for generation, reason in added.ended]
+        return [*added.events, *ended, *self._raw.flush()]
+
+    def _draw(self, work: Work, index: int) -> Iterator[tuple[int, int]]:
+        """Sample after the work's tokens, and after each of its guesses that was sampled; yield tokens with the index
+        of their logits.
+        """
+        sampler, context = work.generation.sampler, self.loaded.context
+        for offset in range(len(work.draft) + 1):
+            token = sampler.sample(context, index + offset)
+            self._scheduler.sampled(work.generation)
+            yield token, index + offset
+            if offset < len(work.draft) and token != work.draft[offset]:
+                return
+
+    def _advance(self, generation: Generation, token: int, index: int, added: _Added) -> bool:
+        """Take a sampled token; return whether the reply goes on in this step."""
+        if isinstance(generation, RawGeneration):
+            return self._raw.advance(generation, token)
+        vocabulary = self.loaded.model.vocabulary
+        if generation.logprobs is not None:
+            generation.score(logprob_of(self.loaded.context, vocabulary, index, token, generation.logprobs))
+        text, reason = generation.advance(token, vocabulary.piece(token), is_end=vocabulary.is_end(token))
+        if generation.logprobs is not None:
+            if (logprobs := generation.scored(text, reason)) or text:
+                added.events.append(Scored(generation.call, text, logprobs))
+        elif text:
+            added.pieces.append((generation.call, text))
+        if reason:
+            added.ended.append((generation, reason))
+        return reason is None
 
     def _send(self, command: Send) -> None:
         dialogue = self._dialogues.get(command.conversation)
@@ -345,6 +379,8 @@ class Core:
             steps=counters.steps,
             batch_width_sum=sum(width * steps for width, steps in counters.widths.items()),
             batch_widths=dict(counters.widths),
+            drafted_tokens=self._speculation.drafted,
+            accepted_tokens=self._speculation.accepted,
             threads=self._stepper.threads,
             thread_changes=self._stepper.thread_changes,
             turns=counters.turns,

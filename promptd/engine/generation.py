@@ -62,6 +62,12 @@ class Generation:
             return text + self._stream.finish(), StopReason.CONTEXT_FULL
         return text, None
 
+    @property
+    def room(self) -> int:
+        """How many tokens the reply can still have."""
+        left = self._context - len(self.sequence.tokens)
+        return left if self._max_tokens is None else min(left, self._max_tokens - self._generated)
+
     def score(self, logprob: TokenLogprob) -> None:
         """Take what is to be told of the token that `advance` is given next."""
         self._scored.append(logprob)

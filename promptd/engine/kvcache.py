@@ -77,6 +77,11 @@ class KVCache:
         return len(self._free_cells)
 
     @property
+    def divisible(self) -> bool:
+        """Whether a part of a sequence's cells can be shared or given back."""
+        return self._memory.divisible
+
+    @property
     def evictable(self) -> int:
         """Cells that only idle sequences hold."""
         idle = {cell for sequence in self._idle for cell in sequence.cells}

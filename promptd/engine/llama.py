@@ -30,6 +30,9 @@ ATTR_RSTRIP: int = _llama.LLAMA_TOKEN_ATTR_RSTRIP
 ALL_LAYERS = -1
 """`n_gpu_layers` that offloads the whole model."""
 
+_OUTPUTS = 32
+"""Tokens of a step that can yield logits however few sequences there are: guesses are verified by them."""
+
 _PIECE_BYTES = 256
 """Room for one token's text; llama.cpp says how much more it needs when a token is longer."""
 
@@ -285,7 +288,9 @@ class Context:
         parameters.n_ctx = cells
         parameters.n_batch = parameters.n_ubatch = max(step_tokens, sequences)  # llama.cpp aborts if it is less
         parameters.n_seq_max = sequences
-        parameters.n_outputs_max = sequences
+        self.outputs = max(sequences, min(step_tokens, _OUTPUTS))
+        """Most tokens of a step that yield logits."""
+        parameters.n_outputs_max = self.outputs
         parameters.n_threads = threads
         parameters.n_threads_batch = threads
         parameters.kv_unified = True

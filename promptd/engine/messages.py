@@ -34,6 +34,7 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     step_tokens: int
     threads: int | None
     queue: int
+    speculation: Literal["auto", "on", "off"]
     weights: dict[str, float]
     kv_quota: float | None
     kv_quotas: dict[str, float]

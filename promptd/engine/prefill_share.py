@@ -31,7 +31,7 @@ class PrefillShare:
         """Take in a step of `decoding` sequences and `prefill` prompt tokens."""
         if not prefill:
             self._decode[decoding] = _mean(self._decode.get(decoding), seconds)
-        elif (base := self._decode_seconds(decoding)) is not None:
+        elif (base := self.decode_seconds(decoding)) is not None:
             self.token_seconds = _mean(self.token_seconds, max(0.0, seconds - base) / prefill)
 
     def tokens(self, decoding: int, guests_decoding: int, guests_prefilling: int) -> int:
@@ -42,14 +42,14 @@ class PrefillShare:
         left = self._step_tokens - decoding
         if not decoding:
             return left
-        base = self._decode_seconds(decoding)
+        base = self.decode_seconds(decoding)
         if not base or not self.token_seconds:
             wanted = self._step_tokens // UNMEASURED_SHARE
         else:
             wanted = int(LONGER * max(1.0, guests_prefilling / guests_decoding) * base / self.token_seconds)
         return max(min(MIN_TOKENS, left), min(wanted, left))
 
-    def _decode_seconds(self, decoding: int) -> float | None:
+    def decode_seconds(self, decoding: int) -> float | None:
         """Return how long a step that only decodes takes, by the most similar one that was measured."""
         if not decoding:
             return 0.0

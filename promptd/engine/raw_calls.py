@@ -59,6 +59,9 @@ class RawCalls:
         self._scheduler = scheduler
         self._sampler = sampler
         self._sequences = RawSequences(kv, self._vocabulary)
+        self._pieces: list[tuple[int, bytes]] = []
+        self._stopped: list[tuple[RawGeneration, bytes, RawEnd | None]] = []
+        """Replies that go no further in this step, with the last token and why they end; None only pauses one."""
         self._embedder = Embedder(
             loaded.model,
             step_tokens=step_tokens,
@@ -99,20 +102,29 @@ class RawCalls:
             return []
         return [self._end(generation, RawEnd.CANCELLED, None)]
 
-    def advance(self, sampled: list[tuple[RawGeneration, int]]) -> list[Event]:
-        """Take the tokens that one step has sampled."""
-        pieces: list[tuple[int, bytes]] = []
-        ended: list[Event] = []
-        for generation, token in sampled:
-            piece, end = self._sequences.advance(generation, token)
-            if end is None:
-                pieces.append((generation.call, piece))
-                if generation.is_ahead:
-                    generation.paused = True
-                    self._scheduler.remove(generation)
+    def advance(self, generation: RawGeneration, token: int) -> bool:
+        """Take a token that was sampled in this step; return whether the reply goes on in it."""
+        piece, end = self._sequences.advance(generation, token)
+        if end is None:
+            self._pieces.append((generation.call, piece))
+            if not generation.is_ahead:
+                return True
+        self._stopped.append((generation, piece, end))
+        return False
+
+    def flush(self) -> list[Event]:
+        """Return what one step has come to, after its last token."""
+        pieces, stopped = tuple(self._pieces), self._stopped[:]
+        self._pieces.clear()
+        self._stopped.clear()
+        events: list[Event] = [RawPieces(pieces)] if pieces else []
+        for generation, piece, end in stopped:
+            if end is not None:
+                events.append(self._end(generation, end, piece))
             else:
-                ended.append(self._end(generation, end, piece))
-        return [RawPieces(tuple(pieces)), *ended] if pieces else ended
+                generation.paused = True
+                self._scheduler.remove(generation)
+        return events
 
     def fail(self, generation: RawGeneration, error: PromptdError) -> Failed:
         """End a reply with an error."""

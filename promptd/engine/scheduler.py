@@ -29,12 +29,16 @@ from promptd.errors import Busy
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """`count` tokens from position `start` of a sequence; after the last of them a token is sampled if `output`."""
+    """`count` tokens from position `start` of a sequence; after the last of them a token is sampled if `output`.
+
+    `draft` are guesses at the tokens to follow them, of which as many hold as are sampled.
+    """
 
     generation: Generation
     start: int
     count: int
     output: bool
+    draft: tuple[int, ...] = ()
 
 
 class Admission(Enum):
@@ -134,6 +138,14 @@ class Scheduler:
         """Note that a token was sampled for `generation`, which decodes from now on."""
         generation.sequence.state = SequenceState.DECODE
         self.counters.generated_tokens += 1
+
+    def charge(self, generation: Generation, tokens: int) -> None:
+        """Count tokens that are decoded for a turn's guest beyond those scheduled."""
+        self._fair.charge(generation.sequence.guest, tokens)
+
+    def decode_seconds(self, width: int) -> float | None:
+        """Return the mean seconds of a step that decodes one token of each of `width` turns; None if none was made."""
+        return self._prefill.decode_seconds(width)
 
     @property
     def spare_tokens(self) -> int | None:

@@ -63,6 +63,10 @@ class EngineStats(msgspec.Struct, frozen=True):
     batch_width_sum: int = 0
     batch_widths: dict[int, int] = {}
     """Sequences in a step -> number of such steps."""
+    drafted_tokens: int = 0
+    """Tokens that were guessed, and verified together with a token that was decoded."""
+    accepted_tokens: int = 0
+    """Those of them that the reply went on with."""
     threads: int = 0
     """Threads that compute a step now."""
     thread_changes: int = 0

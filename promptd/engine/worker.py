@@ -46,6 +46,7 @@ def main(descriptor: int) -> int:
                 weights=start.weights,
                 adapt_threads=start.threads is None,
                 quotas=Quotas(start.kv_quota, start.kv_quotas, cells=loaded.context.cells, slots=start.max_sequences),
+                speculation=start.speculation,
                 spill=Spill(
                     loaded.context,
                     memory=start.spill_memory,

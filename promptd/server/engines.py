@@ -53,6 +53,8 @@ def engine_body(view: EngineView) -> dict[str, Any]:
             "prompt": stats.prompt_tokens,
             "cached": stats.cached_tokens,
             "generated": stats.generated_tokens,
+            "drafted": stats.drafted_tokens,
+            "accepted": stats.accepted_tokens,
         },
         "kv": {
             "cells": stats.kv_total,

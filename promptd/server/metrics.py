@@ -37,6 +37,8 @@ _COUNTERS: dict[str, tuple[str, Callable[[EngineView], float]]] = {
     "prompt_tokens": ("Prompt tokens decoded.", lambda view: view.stats.prompt_tokens),
     "cached_tokens": ("Prompt tokens taken from the KV cache.", lambda view: view.stats.cached_tokens),
     "generated_tokens": ("Tokens generated.", lambda view: view.stats.generated_tokens),
+    "drafted_tokens": ("Tokens guessed and verified.", lambda view: view.stats.drafted_tokens),
+    "accepted_tokens": ("Guessed tokens that held.", lambda view: view.stats.accepted_tokens),
     "steps": ("Calls of llama_decode.", lambda view: view.stats.steps),
     "step_sequences": ("Sequences in all steps together.", lambda view: view.stats.batch_width_sum),
     "thread_changes": ("Changes of the number of threads.", lambda view: view.stats.thread_changes),

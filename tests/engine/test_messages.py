@@ -27,7 +27,7 @@ def test_messages_arrive_as_they_were_sent(ends: tuple[socket.socket, socket.soc
     parent: Channel[Event] = Channel(ends[0], Event)  # type: ignore[arg-type]
     worker: Channel[Command] = Channel(ends[1], Command)  # type: ignore[arg-type]
     commands = [
-        Open(1, "guest", "auto", "shift", Transcript((Message("system", "s"),), 1.5, b"", [TURN])),
+        Open(1, "guest", "auto", "shift", Transcript((Message("system", "s"),), 1.5, turns=[TURN])),
         Send(2, 1, (Message("user", "hi\0"), Message("tool", "")), Sampling(stop=("a", "b"), seed=3), 12.5),
         Cancel(2),
     ]

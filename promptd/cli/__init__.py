@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from promptd.cli import chat, conformance, control, key, models, run, serve
+from promptd.cli import chat, conformance, control, doctor, key, models, run, serve
 from promptd.cli.output import open_missing_streams, print_error
 from promptd.errors import PromptdError
 
@@ -32,6 +32,7 @@ app.command()(control.ps)
 app.command()(control.stop)
 app.command()(control.reload)
 app.command()(control.logs)
+app.command()(doctor.doctor)
 app.command()(conformance.conformance)
 
 EXIT_FAILURE = 1

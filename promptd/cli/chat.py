@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from promptd.cli import completion
 from promptd.cli.options import Config, Offline, Options, read_settings
 from promptd.cli.run import check_text, run_guest
 from promptd.config import GraphSettings, GuestSettings
@@ -33,7 +34,12 @@ def chat(
     prompt: Annotated[
         list[str] | None, typer.Argument(metavar="[PROMPT]", help="One question; none opens a chat.")
     ] = None,
-    graph: Annotated[str | None, typer.Option(metavar="REF", help="The model; smollm2 when there is no other.")] = None,
+    graph: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REF", help="The model; smollm2 when there is no other.", autocompletion=completion.references
+        ),
+    ] = None,
     option: Options = [],
     config: Config = None,
     offline: Offline = False,

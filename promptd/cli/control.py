@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from promptd.cli import completion
 from promptd.cli.output import print_json, print_line, print_table
 from promptd.errors import NotFound, RuntimeFailure
 from promptd.graphs.sizes import human_size
@@ -17,12 +18,12 @@ from promptd.graphs.sizes import human_size
 Port = Annotated[int, typer.Option("--port", metavar="PORT", help="The port of the daemon.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-_DEFAULT_PORT = 8040
+DEFAULT_PORT = 8040
 
 
-def ps(port: Port = _DEFAULT_PORT, as_json: AsJson = False) -> None:
+def ps(port: Port = DEFAULT_PORT, as_json: AsJson = False) -> None:
     """List the models a running daemon has loaded, and what they are doing."""
-    engines = _ask(port, "GET", "/v1/engine")["data"]
+    engines = ask(port, "GET", "/v1/engine")["data"]
     if as_json:
         print_json(engines)
         return
@@ -41,23 +42,26 @@ def ps(port: Port = _DEFAULT_PORT, as_json: AsJson = False) -> None:
     print_table(("GRAPH", "MODEL", "DEVICE", "MEMORY", "RUNNING", "QUEUE", "KV CELLS"), rows)
 
 
-def stop(name: Annotated[str, typer.Argument(metavar="GRAPH")], port: Port = _DEFAULT_PORT) -> None:
+def stop(
+    name: Annotated[str, typer.Argument(metavar="GRAPH", autocompletion=completion.loaded_graphs)],
+    port: Port = DEFAULT_PORT,
+) -> None:
     """Unload a graph of a running daemon; its replies end with an error, its next prompt loads it again."""
-    _ask(port, "DELETE", f"/v1/engine/{name}")
+    ask(port, "DELETE", f"/v1/engine/{name}")
     print_line(f"{name} is unloaded")
 
 
 def logs(
-    port: Port = _DEFAULT_PORT, lines: Annotated[int, typer.Option("-n", min=1, help="How many lines.")] = 100
+    port: Port = DEFAULT_PORT, lines: Annotated[int, typer.Option("-n", min=1, help="How many lines.")] = 100
 ) -> None:
     """Print the last lines of a running daemon's log."""
-    for line in _ask(port, "GET", f"/v1/logs?lines={lines}")["data"]:
+    for line in ask(port, "GET", f"/v1/logs?lines={lines}")["data"]:
         print_line(line)
 
 
-def reload(port: Port = _DEFAULT_PORT, as_json: AsJson = False) -> None:
+def reload(port: Port = DEFAULT_PORT, as_json: AsJson = False) -> None:
     """Let a running daemon read its settings again; running sessions keep what they were opened with."""
-    changes = _ask(port, "POST", "/v1/reload", timeout_s=None)["changes"]  # it may have to fetch a model
+    changes = ask(port, "POST", "/v1/reload", timeout_s=None)["changes"]  # it may have to fetch a model
     if as_json:
         print_json(changes)
         return
@@ -77,7 +81,7 @@ class _Connection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def _ask(port: int, method: str, target: str, timeout_s: float | None = 30) -> dict[str, Any]:
+def ask(port: int, method: str, target: str, timeout_s: float | None = 30) -> dict[str, Any]:
     """Return the daemon's answer; raises NotFound when none runs there, RuntimeFailure with the error it answers."""
     from promptd.server.control import control_path
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from promptd.backends import encoding_of
+from promptd.cli import completion
 from promptd.cli.output import ProgressLines, print_error, print_json, print_line, print_table
 from promptd.errors import NotFound
 from promptd.graphs.blob import hash_file
@@ -19,14 +20,13 @@ from promptd.graphs.reference import EchoReference, FileReference, parse_referen
 from promptd.graphs.sizes import human_count, human_size
 from promptd.graphs.store import Store
 
-Name = Annotated[
-    str, typer.Argument(metavar="NAME", help="A name of the catalog, hf.co/USER/REPO or hf.co/USER/REPO/FILE.gguf.")
-]
+NAME_HELP = "A name of the catalog, hf.co/USER/REPO or hf.co/USER/REPO/FILE.gguf."
+Name = Annotated[str, typer.Argument(metavar="NAME", help=NAME_HELP, autocompletion=completion.stored_models)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def pull(
-    name: Name,
+    name: Annotated[str, typer.Argument(metavar="NAME", help=NAME_HELP, autocompletion=completion.pullable_models)],
     offline: Annotated[bool, typer.Option("--offline", help="Use only what is on this machine.")] = False,
 ) -> None:
     """Get a model, or make sure that it is here and whole."""
@@ -83,7 +83,10 @@ def rm(name: Name) -> None:
 
 
 def verify(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="All models when left out.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="All models when left out.", autocompletion=completion.stored_models),
+    ] = None,
 ) -> None:
     """Hash the files of one model, or all models, again."""
     with ProgressLines() as progress:

@@ -10,6 +10,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from promptd.cli import completion
 from promptd.config import (
     GraphSettings,
     GuestSettings,
@@ -26,7 +27,10 @@ DEFAULT_CONFIG = Path("promptd.toml")
 Graphs: TypeAlias = Annotated[
     list[str],
     typer.Option(
-        "--graph", metavar="NAME=REF", help="Name a graph and grant it: echo, smollm2, hf.co/USER/REPO, file:PATH."
+        "--graph",
+        metavar="NAME=REF",
+        help="Name a graph and grant it: echo, smollm2, hf.co/USER/REPO, file:PATH.",
+        autocompletion=completion.named_references,
     ),
 ]
 Options: TypeAlias = Annotated[

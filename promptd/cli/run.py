@@ -12,18 +12,27 @@ from typing import Annotated
 
 import typer
 
+from promptd.cli import completion
 from promptd.cli.models import pull_missing
 from promptd.cli.options import Config, Graphs, Offline, Options, Preloads, read_settings, split_pair
 from promptd.cli.output import print_line
 from promptd.config import GuestSettings, Settings, guest_limits
 from promptd.errors import InvalidArgument, NotFound
+from promptd.suggestions import did_you_mean
 from promptd.wasm.grants import directory_grant
 
 OWN_OPTIONS = {"--graph", "-o", "--option", "--env", "--dir", "--memory", "--deadline", "--config", "--offline"}
 
 
 def run(
-    guest: Annotated[str, typer.Argument(metavar="GUEST.wasm", help="A WebAssembly file, or a guest of promptd.toml.")],
+    guest: Annotated[
+        str,
+        typer.Argument(
+            metavar="GUEST.wasm",
+            help="A WebAssembly file, or a guest of promptd.toml.",
+            autocompletion=completion.guests,
+        ),
+    ],
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="[ARGS]...", help="The guest's own arguments.")
     ] = None,
@@ -112,5 +121,8 @@ def _guest_settings(guest: str, settings: Settings) -> GuestSettings:
         return settings.guests[guest]
     if settings.guests and not Path(guest).exists():
         names = ", ".join(sorted(settings.guests))
-        raise NotFound(f"there is no guest file {guest}, and the settings have no guest of that name, only {names}")
+        hint = did_you_mean(guest, settings.guests)
+        raise NotFound(
+            f"there is no guest file {guest}, and the settings have no guest of that name, only {names}{hint}"
+        )
     return GuestSettings(file=Path(guest), graphs=tuple(settings.graphs))

@@ -18,6 +18,7 @@ from promptd.cli.output import print_line
 from promptd.config import Settings
 from promptd.errors import InvalidArgument, NotFound, PromptdError, SecurityDenied
 from promptd.graphs.reference import parse_reference
+from promptd.suggestions import did_you_mean
 
 _log = logging.getLogger(__name__)
 
@@ -122,8 +123,9 @@ def _check(settings: Settings) -> None:
             raise NotFound(f"guest {name}: there is no file {guest.file}")
         for granted in guest.graphs:
             if granted not in settings.graphs:
+                hint = did_you_mean(granted, settings.graphs)
                 raise NotFound(
-                    f"guest {name} is granted graph {granted!r}, which is not defined: add --graph {granted}=REF"
+                    f"guest {name} is granted graph {granted!r}, which is not defined: add --graph {granted}=REF{hint}"
                 )
 
 

@@ -18,6 +18,7 @@ from promptd.errors import InvalidEncoding, NotFound, PromptdError
 from promptd.graphs.digest import Digest
 from promptd.graphs.reference import CatalogReference, HubReference, check_hub_file, parse_reference
 from promptd.shipped import shipped
+from promptd.suggestions import did_you_mean
 
 
 def _checked_file(text: str) -> str:
@@ -124,8 +125,9 @@ class Catalog:
         tags = self._entries.get(reference.name)
         if tags is None:
             known = ", ".join(self._entries)
+            hint = did_you_mean(reference.name, self._entries)
             raise NotFound(
-                f"the catalog has no model {reference.name!r}; it has {known}"
+                f"the catalog has no model {reference.name!r}{hint}; it has {known}"
                 " (hf.co/USER/REPO and file:PATH name others)"
             )
         entry = tags.get(reference.tag) if reference.tag else next(iter(tags.values()))

@@ -14,6 +14,7 @@ from promptd.server.engines import EngineView, engine_body, look_at
 from promptd.server.logs import RECENT_LINES, recent
 from promptd.server.metrics import CONTENT_TYPE, Metrics
 from promptd.server.sessions import Sessions
+from promptd.suggestions import did_you_mean
 from promptd.wasm.host import Host
 
 
@@ -50,7 +51,8 @@ def operation_router(host: Host, conversations: Conversations, sessions: Session
     async def unload_graph(graph: str) -> None:
         """Unload a graph; running replies end with an error, and the next prompt loads it again."""
         if not await asyncio.to_thread(host.unload_graph, graph):
-            raise NotFound(f"no graph {graph!r} is loaded")
+            hint = did_you_mean(graph, host.loaded_graphs())
+            raise NotFound(f"no graph {graph[:80]!r} is loaded{hint}")
 
     @router.get("/v1/logs")
     async def read_logs(lines: Annotated[int, Query(ge=1, le=RECENT_LINES)] = 100) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from promptd.chat import Completion
 from promptd.server.chat import usage_body
-from promptd.server.conversations import GUEST_PREFIX
+from promptd.server.conversation import GUEST_PREFIX
 from promptd.server.errors import error_body
 from promptd.server.sessions import Session
 from promptd.server.turn import Event

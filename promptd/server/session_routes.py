@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from promptd.chat import Completion
 from promptd.errors import InvalidArgument, NotFound, PromptdError, RuntimeFailure
 from promptd.server import documents
-from promptd.server.conversations import GUEST_PREFIX
+from promptd.server.conversation import GUEST_PREFIX
 from promptd.server.errors import InvalidField
 from promptd.server.events import Numbered
 from promptd.server.replies import BEGIN_S, KEEP_ALIVE_S, ServerSentEvents, sse

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from promptd.chat import ChatOptions, Completion, Message, StopReason
 from promptd.config import ServerSettings
 from promptd.errors import Busy, NotFound, PromptdError
-from promptd.server.conversations import Conversation, Conversations
+from promptd.server.conversation import Conversation
+from promptd.server.conversations import Conversations
 from promptd.server.errors import TooManySessions, TurnRunning
 from promptd.server.events import EventLog
 from promptd.server.keys import Client, current_client

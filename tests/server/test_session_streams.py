@@ -11,7 +11,7 @@ import pytest
 from serving import Served, serving, wait_until
 
 from promptd.chat import Completion, StopReason, Usage
-from promptd.config import GuestSettings, ServerSettings, Settings
+from promptd.config import GraphSettings, GuestSettings, ServerSettings, Settings
 from promptd.errors import InvalidArgument
 from promptd.server.errors import Forgotten
 from promptd.server.events import EventLog
@@ -137,3 +137,15 @@ def test_old_events_are_forgotten_when_all_are_too_large() -> None:
     log.check(21)
     with pytest.raises(InvalidArgument, match="no event 22"):
         log.check(22)
+
+
+def test_what_is_no_longer_kept_is_gone_and_the_whole_reply_is_not() -> None:
+    settings = Settings(graphs={"echo": GraphSettings(model="echo")}, server=ServerSettings(session_buffer=1))
+    with serving(settings) as served:
+        session = served.open(graph="echo")
+        assert _break_off(served, session, "a", 2)[-1][1] == "message"
+        gone = served.http.get(f"/v1/sessions/{session}/events", params={"after": 0})
+        assert gone.status_code == 410
+        assert "number 2" in gone.json()["error"]["message"]
+        ((number, event, data),) = _read(served, session, params={"after": 1})
+        assert (number, event, data["content"]) == (2, "message", "a")

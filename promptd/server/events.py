@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from promptd.chat import Completion
@@ -13,6 +15,9 @@ from promptd.server.turn import Event
 
 _EVENT_BYTES = 128
 """What an event takes beside its text."""
+
+BEHIND_LIMIT = 64 * 1024**2
+"""Bytes of events that are kept for a client that reads more slowly than they happen; a guest may write 16 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +37,11 @@ class EventLog:
     """The events of one session, numbered from 1. All methods belong to one event loop."""
 
     def __init__(self, limit: int) -> None:
-        """The oldest events are forgotten while all together take more than `limit` bytes; the last is always kept."""
+        """Of the events that every reader has had, the oldest are forgotten while all together take more than `limit`
+        bytes; the last is always kept.
+        """
         self._limit = limit
+        self._readers: set[Reader] = set()
         self._kept: deque[Numbered] = deque()
         self._bytes = 0
         self._changed = asyncio.Event()
@@ -46,8 +54,7 @@ class EventLog:
         self.last += 1
         self._kept.append(Numbered(self.last, event))
         self._bytes += _size(event)
-        while self._bytes > self._limit and len(self._kept) > 1:
-            self._bytes -= _size(self._kept.popleft().event)
+        self._forget()
         self._wake()
 
     def close(self) -> None:
@@ -61,6 +68,17 @@ class EventLog:
             raise InvalidArgument(f"this session has no event {after}; its last one is {self.last}")
         if after < self.last and after + 1 < self._kept[0].number:
             raise Forgotten(self._kept[0].number)
+
+    @contextmanager
+    def reader(self, after: int) -> Iterator[Reader]:
+        """Return a reader of the events after number `after`, for which they are kept in the block."""
+        reader = Reader(self, after)
+        self._readers.add(reader)
+        try:
+            yield reader
+        finally:
+            self._readers.discard(reader)
+            self._forget()
 
     async def next(self, after: int, timeout_s: float | None = None) -> Numbered | None:
         """Return the first event after number `after`; None when `timeout_s` pass without one, or none will come.
@@ -81,9 +99,30 @@ class EventLog:
         """Whether no more events will come."""
         return self._closed
 
+    def _forget(self) -> None:
+        had = min((reader.after for reader in self._readers), default=self.last)
+        while len(self._kept) > 1 and self._bytes > (self._limit if self._kept[0].number <= had else BEHIND_LIMIT):
+            self._bytes -= _size(self._kept.popleft().event)
+
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+class Reader:
+    """Where one client is in the events of a session; made by `EventLog.reader`."""
+
+    def __init__(self, log: EventLog, after: int) -> None:
+        self._log = log
+        self.after = after
+        """The number of the last event it has had."""
+
+    async def next(self, timeout_s: float | None = None) -> Numbered | None:
+        """Return the next event, None when `timeout_s` pass without one, or none will come; raises Forgotten."""
+        event = await self._log.next(self.after, timeout_s)
+        if event is not None:
+            self.after = event.number
+        return event
 
 
 def _size(event: Event) -> int:

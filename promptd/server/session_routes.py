@@ -17,7 +17,7 @@ from promptd.errors import InvalidArgument, NotFound, PromptdError, RuntimeFailu
 from promptd.server import documents
 from promptd.server.conversation import GUEST_PREFIX
 from promptd.server.errors import InvalidField
-from promptd.server.events import Numbered
+from promptd.server.events import Numbered, Reader
 from promptd.server.replies import BEGIN_S, KEEP_ALIVE_S, ServerSentEvents, sse
 from promptd.server.schemas import ForkSession, OpenSession, RewindSession, SessionMessage
 from promptd.server.session_bodies import event_body, message_body, session_body
@@ -68,14 +68,14 @@ def session_router(sessions: Sessions) -> APIRouter:
         """Send one user message and get the reply, as a stream unless `stream` is false."""
         session = sessions.get(session_id)
         with ExitStack() as stack:
-            stack.enter_context(session.listening())
-            before = await session.send(body.content)
+            reader = stack.enter_context(session.listening())
+            await session.send(body.content)
             if not body.stream:
-                return JSONResponse(message_body(await _whole(request, session, before)))
-            first = await session.events.next(before, BEGIN_S)
+                return JSONResponse(message_body(await _whole(request, session, reader)))
+            first = await session.events.next(reader.after, BEGIN_S)
             if first is not None and isinstance(first.event, PromptdError):
                 raise first.event
-            return _EventStream(session, before, stack.pop_all())
+            return _EventStream(session, reader, stack.pop_all())
 
     @router.get(
         "/{session_id}/events",
@@ -101,8 +101,8 @@ def session_router(sessions: Sessions) -> APIRouter:
         if start == session.events.last and not session.busy:
             return Response(status_code=204)
         with ExitStack() as stack:
-            stack.enter_context(session.listening())
-            return _EventStream(session, start, stack.pop_all())
+            reader = stack.enter_context(session.listening(start))
+            return _EventStream(session, reader, stack.pop_all())
 
     @router.post("/{session_id}/cancel", responses=documents.answer(documents.Cancelled))
     async def cancel_reply(session_id: str) -> dict[str, Any]:
@@ -137,9 +137,9 @@ def session_router(sessions: Sessions) -> APIRouter:
 class _EventStream(StreamingResponse):
     """The events of a session, up to the end of the reply that is being made."""
 
-    def __init__(self, session: Session, after: int, listening: ExitStack) -> None:
+    def __init__(self, session: Session, reader: Reader, listening: ExitStack) -> None:
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(_events(session, after), headers=headers, media_type=EVENTS)
+        super().__init__(_events(session, reader), headers=headers, media_type=EVENTS)
         self._listening = listening
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -147,13 +147,12 @@ class _EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-async def _events(session: Session, after: int) -> AsyncIterator[bytes]:
+async def _events(session: Session, reader: Reader) -> AsyncIterator[bytes]:
     try:
         while True:
-            event = await session.events.next(after, KEEP_ALIVE_S)
+            event = await reader.next(KEEP_ALIVE_S)
             if event is not None:
                 yield _encoded(event)
-                after = event.number
                 if event.is_last:
                     return
             elif session.events.closed:
@@ -170,7 +169,7 @@ def _encoded(event: Numbered) -> bytes:
     return sse(data, kind, str(event.number))
 
 
-async def _whole(request: Request, session: Session, after: int) -> Completion:
+async def _whole(request: Request, session: Session, reader: Reader) -> Completion:
     """Wait for the whole reply; raises the PromptdError that ended it. A client that leaves meanwhile cancels it."""
 
     async def watch() -> None:
@@ -180,8 +179,8 @@ async def _whole(request: Request, session: Session, after: int) -> Completion:
 
     watcher = asyncio.create_task(watch())
     try:
-        while (event := await session.events.next(after)) is not None and not event.is_last:
-            after = event.number
+        while (event := await reader.next()) is not None and not event.is_last:
+            pass
     except BaseException:
         session.cancel()
         raise

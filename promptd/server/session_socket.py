@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from promptd.errors import InvalidArgument, PromptdError, SecurityDenied
 from promptd.server.doors import MAX_JSON_DEPTH, is_deeper
 from promptd.server.errors import Forgotten, as_promptd_error, error_body, error_response
+from promptd.server.events import Reader
 from promptd.server.keys import current_client
 from promptd.server.schemas import SocketMessage
 from promptd.server.session_bodies import event_body
@@ -41,9 +42,9 @@ def socket_router(sessions: Sessions) -> APIRouter:
             await websocket.send_denial_response(error_response(error, websocket.url.path))
             return
         await websocket.accept()
-        with session.listening():
+        with session.listening(after) as reader:
             tasks = [
-                asyncio.create_task(_send_events(websocket, session, after)),
+                asyncio.create_task(_send_events(websocket, reader)),
                 asyncio.create_task(_take_messages(websocket, session)),
             ]
             try:
@@ -67,15 +68,14 @@ def _after(websocket: WebSocket, session: Session) -> int:
     return int(text)
 
 
-async def _send_events(websocket: WebSocket, session: Session, after: int) -> None:
+async def _send_events(websocket: WebSocket, reader: Reader) -> None:
     try:
-        while (event := await session.events.next(after)) is not None:
-            after = event.number
+        while (event := await reader.next()) is not None:
             kind, data = event_body(event.event)
-            await _send(websocket, {"type": kind, "id": after, **data})
+            await _send(websocket, {"type": kind, "id": event.number, **data})
     except Forgotten as error:
         await _send(websocket, {"type": "error", **error_body(error)})
-        await websocket.close(CLOSED_BEHIND, "this client reads more slowly than the reply is made")
+        await websocket.close(CLOSED_BEHIND, "too much waits for this client")
     else:
         await websocket.close(CLOSED_ENDED, "the session has ended")
 

@@ -15,7 +15,7 @@ from promptd.errors import Busy, NotFound, PromptdError
 from promptd.server.conversation import Conversation
 from promptd.server.conversations import Conversations
 from promptd.server.errors import TooManySessions, TurnRunning
-from promptd.server.events import EventLog
+from promptd.server.events import EventLog, Reader
 from promptd.server.keys import Client, current_client
 from promptd.server.turn import STOP_S, Turn
 
@@ -53,8 +53,8 @@ class Session:
         self._idle = loop.call_later(settings.session_idle, close, self.id)
         self._life = loop.call_later(settings.session_life, close, self.id) if settings.session_life else None
 
-    async def send(self, content: str) -> int:
-        """Start the reply to one user message, and return the number of the last event before it.
+    async def send(self, content: str) -> None:
+        """Start the reply to one user message.
 
         Raises TurnRunning while another is made, or another PromptdError.
         """
@@ -74,7 +74,6 @@ class Session:
         self._turn = turn
         self.began = self.events.last
         self._recording = asyncio.create_task(self._record(turn, ended))
-        return self.began
 
     def cancel(self) -> bool:
         """Stop the reply that is being made; False when there is none."""
@@ -84,12 +83,16 @@ class Session:
         return True
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Keep the reply going in the block; after it, for the time a client that broke off has to come back."""
+    def listening(self, after: int | None = None) -> Iterator[Reader]:
+        """Return a reader of what happens from now on, or after event `after`.
+
+        A reply goes on in the block, and after it for the time a client that broke off has to come back.
+        """
         self._listeners += 1
         self._stop_grace()
         try:
-            yield
+            with self.events.reader(self.events.last if after is None else after) as reader:
+                yield reader
         finally:
             self._listeners -= 1
             if not self._listeners and self.busy:

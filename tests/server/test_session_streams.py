@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,6 +138,20 @@ def test_old_events_are_forgotten_when_all_are_too_large() -> None:
     log.check(21)
     with pytest.raises(InvalidArgument, match="no event 22"):
         log.check(22)
+
+
+def test_events_are_kept_for_those_who_still_have_to_read_them() -> None:
+    log = EventLog(limit=600)
+
+    async def read() -> list[int]:
+        with log.reader(0) as reader:
+            for _ in range(20):
+                log.add("a piece of text")
+            return [event.number for _ in range(20) if (event := await reader.next())]
+
+    assert asyncio.run(read()) == list(range(1, 21))
+    with pytest.raises(Forgotten):
+        log.check(3)
 
 
 def test_what_is_no_longer_kept_is_gone_and_the_whole_reply_is_not() -> None:

@@ -73,9 +73,10 @@ class PromptBuilder:
             raise TooLarge(
                 f"the prompt has {size} characters, far beyond the {self._context} tokens this conversation can hold"
             )
-        if len(messages) > self._context:  # each costs a token at least, and rendering them all would cost time
+        count = len(messages) + sum(len(message.calls) for message in messages)
+        if count > self._context:  # each costs a token at least, and rendering them all would cost time
             raise TooLarge(
-                f"the prompt has {len(messages)} messages, more than the {self._context} tokens it can be in all"
+                f"the prompt has {count} messages and calls, more than the {self._context} tokens it can be in all"
             )
         prompt = self._continue(transcript, history, rendered, messages)
         share = self._context // REPLY_SHARE
@@ -222,7 +223,9 @@ def _unescaped(text: str) -> str:
 
 def _length(part: Message | Tool) -> int:
     """Return how many characters a message or tool has."""
-    return sum(map(len, _texts((part,))))
+    if isinstance(part, Tool):
+        return len(part.name) + len(part.description) + len(part.parameters)
+    return len(part.content) + sum(len(call.name) + len(call.arguments) for call in part.calls)
 
 
 def _join(first: list[Fragment], second: list[Fragment]) -> list[Fragment]:

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
 from pydantic import ConfigDict, Field
 
 from promptd.backends.base import Embedding, Embeds
@@ -115,23 +116,25 @@ def embeddings_router(conversations: Conversations, turns: Turns) -> APIRouter:
         return made
 
     @router.post("/v1/embeddings", tags=["openai"], responses=documents.answer(documents.EmbeddingList))
-    async def create_embeddings(body: EmbeddingsRequest, request: Request) -> dict[str, Any]:
+    async def create_embeddings(body: EmbeddingsRequest, request: Request) -> JSONResponse:
         """Return the embeddings of texts, or of tokens."""
         made = await embed(request, body.model, body.inputs(), dimensions=body.dimensions)
         encode = _base64 if body.encoding_format == "base64" else list
         tokens = sum(each.tokens for each in made)
-        return {
-            "object": "list",
-            "data": [
-                {"object": "embedding", "index": index, "embedding": encode(each.vector)}
-                for index, each in enumerate(made)
-            ],
-            "model": body.model,
-            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-        }
+        return JSONResponse(
+            {
+                "object": "list",
+                "data": [
+                    {"object": "embedding", "index": index, "embedding": encode(each.vector)}
+                    for index, each in enumerate(made)
+                ],
+                "model": body.model,
+                "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+            }
+        )
 
     @router.post("/api/embed", tags=["ollama"], responses=ollama | documents.answer(documents.OllamaEmbeddings))
-    async def ollama_embed(body: EmbedBody, request: Request) -> dict[str, Any]:
+    async def ollama_embed(body: EmbedBody, request: Request) -> JSONResponse:
         """Return the embeddings of texts; none loads the model."""
         began = time.perf_counter_ns()
         texts = ([body.input] if body.input else []) if isinstance(body.input, str) else body.input
@@ -142,13 +145,15 @@ def embeddings_router(conversations: Conversations, turns: Turns) -> APIRouter:
             truncate=body.truncate,
             dimensions=body.dimensions,
         )
-        return {
-            "model": body.model,
-            "embeddings": [list(each.vector) for each in made],
-            "total_duration": time.perf_counter_ns() - began,
-            "load_duration": 0,
-            "prompt_eval_count": sum(each.tokens for each in made),
-        }
+        return JSONResponse(
+            {
+                "model": body.model,
+                "embeddings": [list(each.vector) for each in made],
+                "total_duration": time.perf_counter_ns() - began,
+                "load_duration": 0,
+                "prompt_eval_count": sum(each.tokens for each in made),
+            }
+        )
 
     @router.post("/api/embeddings", tags=["ollama"], responses=ollama | documents.answer(documents.OllamaEmbedding))
     async def ollama_embeddings(body: EmbeddingsBody, request: Request) -> dict[str, Any]:

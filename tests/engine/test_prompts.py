@@ -6,7 +6,7 @@ from array import array
 
 import pytest
 
-from promptd.chat import Message
+from promptd.chat import Message, Tool, ToolCall
 from promptd.engine import llama
 from promptd.engine.prompts import Prompt, PromptBuilder
 from promptd.engine.template import JinjaTemplate, RawTemplate
@@ -195,3 +195,16 @@ def test_a_prompt_that_just_fits_is_taken(vocabulary: llama.Vocabulary) -> None:
     assert len(talk.prompt("word " * (300 + room)).tokens) == CONTEXT - 1
     with pytest.raises(TooLarge):
         talk.prompt("word " * (301 + room))
+
+
+def test_more_calls_or_longer_tools_than_can_fit_are_refused_unrendered(vocabulary: llama.Vocabulary) -> None:
+    talk = Talk(vocabulary)
+    calls = (ToolCall("a", "f", "{}"),) * (CONTEXT + 1)
+    with pytest.raises(TooLarge, match="messages and calls"):
+        talk.builder.build(
+            talk.transcript, talk.transcript.history(), None, (Message("assistant", "", calls),),
+            overflow="shift", max_tokens=10,
+        )  # fmt: skip
+    talk.transcript.tools = (Tool("f", "", '{"const": "' + "x" * 100_000 + '"}'),)
+    with pytest.raises(TooLarge, match="characters"):
+        talk.prompt("hi")

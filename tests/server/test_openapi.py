@@ -65,7 +65,7 @@ def test_no_request_fails_and_every_reply_is_as_described(described: Served) -> 
         if isinstance(case.body, dict) and "model" in case.body:
             # A name made up is of no model; nothing is to be looked for on the real hub.
             case.body["model"] = "nothing" if case.path == "/api/pull" else MODELS[sent % len(MODELS)]
-        case.call_and_validate(checks=CHECKS, timeout=30)
+        case.call_and_validate(checks=CHECKS, timeout=120)
 
     for operation in operations:
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):

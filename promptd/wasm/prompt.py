@@ -10,8 +10,7 @@ from dataclasses import replace
 
 from promptd.errors import sentence
 from promptd.wasm.face import Face
-from promptd.wasm.held import LoadedGraph, Prompt
-from promptd.wasm.nn import Nn
+from promptd.wasm.nn import LoadedGraph, Nn, Prompt
 
 PROMPT = Face(
     {"init": Nn.open_prompt, "[method]context.compute": Nn.prompt},

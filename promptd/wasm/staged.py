@@ -9,8 +9,7 @@ from contextlib import contextmanager
 
 from promptd.errors import InvalidArgument, RuntimeFailure
 from promptd.tensor import Tensor
-from promptd.wasm.held import Execution, LoadedGraph
-from promptd.wasm.nn import Nn
+from promptd.wasm.nn import Execution, LoadedGraph, Nn
 
 MOST_INPUTS = 1024
 

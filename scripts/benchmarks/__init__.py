@@ -1,0 +1,1 @@
+"""What scripts/bench runs: rows that compare promptd with llama.cpp's own programs, in pairs and as ratios."""

@@ -1,0 +1,63 @@
+"""The command: builds what is compared with, runs the rows, and says what came out."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks import cache, decode, http, latency, report, scale, speculation
+from benchmarks.report import Outcome
+from benchmarks.rows import Bench, Row
+from benchmarks.upstream import Upstream, build
+from promptd.engine.loading import physical_cores
+from promptd.graphs.store import Store
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+ROWS = {row.name: row for module in (decode, cache, latency, speculation, scale, http) for row in module.ROWS}
+
+
+def main(
+    rows: Annotated[
+        list[str] | None, typer.Argument(help=f"Some of: {', '.join(ROWS)}. All, if none is named.")
+    ] = None,
+    quick: Annotated[bool, typer.Option(help="One pair of each, smaller: about 3 minutes.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Write everything that was measured to this file.")] = None,
+    docs: Annotated[bool, typer.Option(help="Write the table into docs/bench.md.")] = False,
+) -> None:
+    """Compare promptd with llama.cpp's own programs: interleaved pairs on this machine, ratios against the targets."""
+    unknown = sorted(set(rows or ()) - set(ROWS))
+    if unknown:
+        raise typer.BadParameter(f"there is no row {unknown[0]}; the rows are {', '.join(ROWS)}")
+    logging.disable(logging.WARNING)
+    model, threads = Store().resolve("smollm2").path, physical_cores()
+    programs = build()
+    bench = Bench(model, Upstream(programs, model, threads), ROOT / "guests/bench/bench.wasm", quick, threads)
+    chosen = [ROWS[name] for name in rows] if rows else [row for row in ROWS.values() if not (quick and row.slow)]
+    outcomes = [_run(row, bench) for row in chosen]
+    report.show(outcomes)
+    result = report.as_json(outcomes, quick=quick)
+    if json:
+        report.save(json, result)
+    if docs:
+        report.write_docs(ROOT / "docs/bench.md", result)
+    if any(outcome.measured is None for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+def _run(row: Row, bench: Bench) -> Outcome:
+    began = time.monotonic()
+    try:
+        outcome = Outcome(row, row.run(bench))
+    except Exception as error:
+        outcome = Outcome(row, None, f"{type(error).__name__}: {error}")
+    print(f"{row.name}: {outcome.cells[5]} in {time.monotonic() - began:.0f} s {outcome.error}", file=sys.stderr)
+    return outcome
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -21,8 +21,8 @@ from typing import Protocol
 from promptd.engine.sequence import Sequence
 from promptd.engine.transcript import common_prefix
 
-WORTH_SPILLING = 16
-"""Fewer tokens than this are prefilled in no time."""
+WORTH_SPILLING = 4
+"""Fewer tokens than this cost no more to prefill than to keep."""
 _DIGEST_BYTES = 32
 _SMOOTHING = 0.2
 

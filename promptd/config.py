@@ -102,6 +102,27 @@ class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=_kebab, populate_by_name=True)
 
 
+class LoraSettings(_Settings):
+    """One LoRA adapter of a graph: a GGUF file, and how strongly it acts."""
+
+    file: Path
+    scale: Annotated[float, Field(ge=-100, le=100)] = 1.0
+
+
+def _loras(given: Any) -> Any:
+    """Return the adapters that `FILE[:SCALE],...`, as on the command line, names."""
+    if not isinstance(given, str):
+        return given
+    adapters: list[dict[str, Any]] = []
+    for text in filter(None, given.split(",")):
+        file, _, scale = text.rpartition(":")
+        try:
+            adapters.append({"file": file, "scale": float(scale)} if file else {"file": text})
+        except ValueError:
+            adapters.append({"file": text})
+    return adapters
+
+
 class GraphSettings(_Settings):
     """What a graph is and how it answers: `[graphs.NAME]`, or `--graph NAME=REF` with `-o NAME.KEY=VALUE`.
 
@@ -154,6 +175,8 @@ class GraphSettings(_Settings):
     """GBNF that replies keep to: https://github.com/ggml-org/llama.cpp/tree/master/grammars"""
     json_schema: str = ""
     """A JSON schema, as text, that replies keep to; it goes before a grammar."""
+    lora: Annotated[tuple[LoraSettings, ...], BeforeValidator(_loras)] = ()
+    """LoRA adapters on the model, which graphs without them share; `FILE[:SCALE],...` on the command line."""
     embedding: bool = False
     """Through the tensor interface, answer with the embedding of the text in place of a reply."""
 
@@ -312,8 +335,8 @@ class Settings(_Settings):
 def load_settings(path: Path | None) -> Settings:
     """Return the settings in the TOML file `path`, or defaults for None.
 
-    Relative `file`, `dirs` and `folder` paths are taken from the folder of the TOML file. Raises InvalidArgument with a
-    sentence that names the file, and the line and key.
+    Relative `file`, `dirs`, `folder` and `lora` paths are taken from the folder of the TOML file. Raises
+    InvalidArgument with a sentence that names the file, and the line and key.
     """
     if path is None:
         return Settings()
@@ -402,7 +425,13 @@ def _types_in(annotation: Any) -> Iterator[type]:
 
 
 def _rooted(table: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Make the relative paths of guests and uploads absolute, from the folder that holds the settings."""
+    """Make the relative paths of adapters, guests and uploads absolute, from the folder that holds the settings."""
+    for graph in table.get("graphs", {}).values() if isinstance(table.get("graphs"), dict) else ():
+        if isinstance(graph, dict) and "lora" in graph:
+            graph["lora"] = _loras(graph["lora"])
+            for adapter in graph["lora"] if isinstance(graph["lora"], list) else ():
+                if isinstance(adapter, dict) and isinstance(adapter.get("file"), str):
+                    adapter["file"] = folder / adapter["file"]
     for guest in table.get("guests", {}).values() if isinstance(table.get("guests"), dict) else ():
         if isinstance(guest, dict):
             if isinstance(guest.get("file"), str):

@@ -130,6 +130,19 @@ def test_what_is_no_quota_is_refused(text: str | bool):
         EngineSettings.model_validate({"kv-quota": text})
 
 
+def test_adapters_are_tables_in_the_file_and_text_on_the_command_line(tmp_path: Path):
+    path = tmp_path / "promptd.toml"
+    path.write_text("[graphs.a]\nmodel = 'x'\nlora = [{file = 'a.gguf', scale = 0.5}, {file = '/b.gguf'}]\n")
+    assert [(each.file, each.scale) for each in load_settings(path).graphs["a"].lora] == [
+        (tmp_path / "a.gguf", 0.5),
+        (Path("/b.gguf"), 1.0),
+    ]
+    path.write_text("[graphs.a]\nmodel = 'x'\nlora = 'a.gguf:2'\n")
+    assert load_settings(path).graphs["a"].lora[0].file == tmp_path / "a.gguf"
+    typed = graph_settings("chat", "x", {"lora": "a.gguf:0.5,b:c.gguf,d.gguf"}).lora
+    assert [(str(each.file), each.scale) for each in typed] == [("a.gguf", 0.5), ("b:c.gguf", 1.0), ("d.gguf", 1.0)]
+
+
 def test_biases_are_a_table_in_the_file_and_json_on_the_command_line(tmp_path: Path):
     path = tmp_path / "promptd.toml"
     path.write_text("[graphs.chat]\nmodel = 'x'\nlogit-bias = {123 = -100, 7 = 1.5}\n")
@@ -152,6 +165,8 @@ def test_biases_are_a_table_in_the_file_and_json_on_the_command_line(tmp_path: P
         ("chat", {"logit-bias": '{"word": 1}'}),
         ("chat", {"logit-bias": '{"5": 101}'}),
         ("chat", {"logit-bias": "5:1"}),
+        ("chat", {"lora": "a.gguf:1000"}),
+        ("chat", {"lora": "a.gguf:nan"}),
     ],
 )
 def test_wrong_options_are_refused(name: str, options: dict[str, str]):

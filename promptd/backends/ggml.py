@@ -17,10 +17,12 @@ from typing import Literal
 from promptd.backends.base import Embedding
 from promptd.backends.ggml_tensors import GgmlExecution
 from promptd.backends.ggml_text import GgmlTextModel
+from promptd.backends.lora import adapters_of
 from promptd.backends.sampling import sampling_of
 from promptd.chat import ChatOptions, Message, Tool
 from promptd.config import EngineSettings, GraphSettings
 from promptd.engine import Conversation, Engine, EngineInfo, EngineStats, Reply
+from promptd.engine.adapters import Adapters
 from promptd.engine.messages import POOLING_MODEL_OR_MEAN
 from promptd.engine.transcript import TOKEN_CODE
 from promptd.errors import InvalidArgument, TooLarge, UnsupportedOperation
@@ -73,11 +75,17 @@ class GgmlGraph:
         """
         self._settings = settings
         self._key: EngineKey = (path.resolve(), settings.target, settings.context, engine, kv_bytes)
+        self._path = path
         self._engine = _ENGINES.acquire(self._key, path)
         self._lease = weakref.finalize(self, _release_soon, self._key)
         self._lease.atexit = False
         self._original: GgmlGraph | None = None
         """Kept referred to, since the lease ends with it."""
+        try:
+            self._adapters = self._load_adapters(settings)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def info(self) -> EngineInfo:
@@ -97,11 +105,23 @@ class GgmlGraph:
         return {"architecture": info.architecture, "context": str(info.context), "template": template}
 
     def configured(self, settings: GraphSettings) -> GgmlGraph:
-        """Return this graph with other options, on the same engine. Of the two only one may be closed."""
+        """Return this graph with other options, on the same engine. Of the two only one may be closed.
+
+        The adapters too may be others, which only an operator can say; raises what `adapters_of` raises.
+        """
         other = copy.copy(self)
         other._settings = settings
         other._original = self
+        if settings.lora != self._settings.lora:
+            other._adapters = self._load_adapters(settings)
         return other
+
+    def _load_adapters(self, settings: GraphSettings) -> Adapters:
+        if not settings.lora:
+            return ()
+        adapters = adapters_of(settings.lora, self._path)
+        self._engine.load_adapters(adapters)
+        return adapters
 
     def stats(self) -> EngineStats:
         """Return the counters of the engine, which other graphs of the same model share."""
@@ -124,20 +144,21 @@ class GgmlGraph:
             overflow=settings.overflow,
             share_system=settings.share_system,
             tools=tuple(tools),
+            adapters=self._adapters,
         )
         return GgmlPrompt(conversation, settings, options)
 
     def execution_context(self, guest: str) -> GgmlExecution:
         """Open an execution context, which takes a prompt as a U8 tensor; see ggml_tensors."""
-        return GgmlExecution(self._engine, self._settings, guest)
+        return GgmlExecution(self._engine, self._settings, guest, self._adapters)
 
     def text_model(self, config: bytes, guest: str) -> GgmlTextModel:
         """Return the model under WasmEdge's conventions; see TextGraph."""
-        return GgmlTextModel(self._engine, self._settings, config, guest)
+        return GgmlTextModel(self._engine, self._settings, config, guest, self._adapters)
 
     def raw_context(self, guest: str) -> GgmlPrompt:
         """Open a conversation for `guest` in which the model goes on with text as it is, without its chat template."""
-        conversation = self._engine.conversation(guest, template="none")
+        conversation = self._engine.conversation(guest, template="none", adapters=self._adapters)
         return GgmlPrompt(conversation, self._settings, ChatOptions())
 
     def embed(

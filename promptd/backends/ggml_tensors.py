@@ -15,6 +15,7 @@ from promptd.backends.wasmedge_options import read_options
 from promptd.chat import Usage
 from promptd.config import GraphSettings
 from promptd.engine import Engine
+from promptd.engine.adapters import Adapters
 from promptd.errors import InvalidArgument
 from promptd.tensor import NamedTensor, Tensor, TensorType
 
@@ -24,8 +25,9 @@ CONFIGURATION_NAMES = frozenset({"options", "metadata", "1"})
 class GgmlExecution:
     """An execution context on a language model. It keeps nothing between computes but what the engine caches."""
 
-    def __init__(self, engine: Engine, settings: GraphSettings, guest: str) -> None:
+    def __init__(self, engine: Engine, settings: GraphSettings, guest: str, adapters: Adapters = ()) -> None:
         self._engine = engine
+        self._adapters = adapters
         self._settings = settings
         self._guest = guest
         self._context: GgmlTextContext | None = None
@@ -35,7 +37,7 @@ class GgmlExecution:
 
     def compute(self, inputs: Sequence[NamedTensor], *, deadline: float | None = None) -> list[NamedTensor]:
         """Answer one prompt; raises InvalidArgument for inputs without one, else as `TextContext.compute`."""
-        model = GgmlTextModel(self._engine, self._settings, b"", self._guest)
+        model = GgmlTextModel(self._engine, self._settings, b"", self._guest, self._adapters)
         prompt: Tensor | None = None
         for name, tensor in inputs:
             if name in CONFIGURATION_NAMES:

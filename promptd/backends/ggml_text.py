@@ -17,6 +17,7 @@ from promptd.backends.wasmedge_options import defaults_of, read_options
 from promptd.chat import Usage
 from promptd.config import GraphSettings
 from promptd.engine import Engine, RawEnd, RawReply
+from promptd.engine.adapters import Adapters
 from promptd.errors import ContextFull, InvalidArgument, PromptTooLong, RuntimeFailure, TooLarge
 
 CONTEXT_STEP = 256
@@ -37,9 +38,12 @@ _IMAGE = re.compile(rb'<img src="data:image/[^"]*;base64,')
 class GgmlTextModel:
     """A model with one guest's options."""
 
-    def __init__(self, engine: Engine, settings: GraphSettings, config: bytes, guest: str) -> None:
+    def __init__(
+        self, engine: Engine, settings: GraphSettings, config: bytes, guest: str, adapters: Adapters = ()
+    ) -> None:
         """Raises InvalidArgument, InvalidEncoding for options that cannot be taken."""
         self.engine = engine
+        self.adapters = adapters
         self.options, self.reply_options = defaults_of(settings)
         if config:
             self.options, self.reply_options = read_options(config, self.options, self.reply_options, guest=guest)
@@ -200,6 +204,7 @@ class GgmlTextContext:
             context=model.limit,
             ahead=ahead,
             deadline=allowance.deadline,
+            adapters=model.adapters,
         )
         self._reply = reply
         if self._cancelled:

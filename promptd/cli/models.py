@@ -68,12 +68,16 @@ def show(name: Name, as_json: AsJson = False) -> None:
         model = dataclasses.replace(model, digest=digest, quantisation=info.quantisation)
     description, licence = store.describe(name)
     if as_json:
-        about = {"description": description, "licence": info.licence or licence}
+        about = {
+            "description": description,
+            "licence": info.licence or licence,
+            "vouched_for_by": store.vouched_for(name),
+        }
         print_json({**_as_table(model), **about, **_without(dataclasses.asdict(info), "size", "licence")})
         return
-    for heading, value in _sheet(model, info, description, info.licence or licence):
+    for heading, value in _sheet(model, info, description, info.licence or licence, store.vouched_for(name)):
         if value:
-            print_line(f"{heading:<15}{value}")
+            print_line(f"{heading:<16}{value}")
 
 
 def rm(name: Name) -> None:
@@ -138,7 +142,7 @@ def _without(table: dict[str, Any], *keys: str) -> dict[str, Any]:
 
 
 def _sheet(
-    model: StoredModel, info: GgufInfo, description: str | None, licence: str | None
+    model: StoredModel, info: GgufInfo, description: str | None, licence: str | None, vouched_for: str | None
 ) -> list[tuple[str, str | None]]:
     types = ", ".join(f"{count} {name}" for name, count in info.tensor_types.items())
     template = f"built in, {len(info.chat_template)} characters" if info.chat_template else "none"
@@ -157,6 +161,7 @@ def _sheet(
         ("licence", licence),
         ("size", human_size(model.size)),
         ("digest", str(model.digest)),
+        ("vouched for by", vouched_for),
         ("source", model.origin),
         ("path", str(model.path)),
     ]

@@ -22,12 +22,14 @@ import msgspec
 
 from promptd.chat import Message, Piece, Tool
 from promptd.config import EngineSettings
+from promptd.engine.adapters import Adapters
 from promptd.engine.conversation import Conversation
 from promptd.engine.link import Link
 from promptd.engine.messages import (
     MAX_EMBED_TOKENS,
     MAX_TOKEN_CHARACTERS,
     Accepted,
+    AdaptersLoaded,
     Cancel,
     Close,
     Command,
@@ -39,6 +41,7 @@ from promptd.engine.messages import (
     Event,
     Failed,
     Generate,
+    LoadAdapters,
     Pieces,
     RawEnded,
     RawPieces,
@@ -146,11 +149,13 @@ class Engine:
         overflow: Literal["shift", "error"] | None = None,
         share_system: bool = False,
         tools: tuple[Tool, ...] = (),
+        adapters: Adapters = (),
     ) -> Conversation:
         """Open a conversation for `guest`, which begins with the `system` message if there is one.
 
         With `share_system` that message's KV cells may be shared with other guests' conversations that begin alike;
         nothing else ever is. `tools` are what the model is told it may call; without a template it is told nothing.
+        Replies are made with `adapters`.
         """
         pinned = () if system is None else (Message("system", system),)
         raw = template == "none" or not self.info.has_template
@@ -161,7 +166,15 @@ class Engine:
             overflow or ("error" if raw else "shift"),
             Transcript(system=pinned, opened=time.time(), tools=() if raw else tools),
             pinned if share_system and not raw else None,
+            adapters,
         )
+
+    def load_adapters(self, adapters: Adapters) -> None:
+        """Load LoRA adapters, whose files were checked, now rather than with the first turn that has them.
+
+        Raises InvalidEncoding for one the model cannot take, RuntimeFailure.
+        """
+        self._ask(self.link(), lambda call: LoadAdapters(call, adapters))
 
     def count_tokens(self, text: str) -> int:
         """Return how many tokens `text` is, special tokens not parsed and none added; TooLarge for a very long one."""
@@ -187,6 +200,7 @@ class Engine:
         context: int | None = None,
         ahead: int | None = None,
         deadline: float | None = None,
+        adapters: Adapters = (),
     ) -> RawReply:
         """Make the reply to bare tokens, outside of any conversation; `sampling.stop` does not count here.
 
@@ -204,7 +218,7 @@ class Engine:
             lambda tokens: link.send(Take(call, tokens)),
         )
         self.call(link, call, partial(_on_raw_notice, reply))
-        link.send(Generate(call, guest, tokens.tobytes(), sampling, reverse_prompt, context, ahead, deadline))
+        link.send(Generate(call, guest, tokens.tobytes(), sampling, reverse_prompt, context, ahead, deadline, adapters))
         reply.wait_accepted()
         return reply
 
@@ -390,7 +404,9 @@ class Engine:
                     self._tell(call, data)
             case Accepted():
                 self._tell(event.call, event)
-            case Ended() | Failed() | Counted() | StatsRead() | Tokenized() | RawEnded() | Embedded():
+            case (
+                Ended() | Failed() | Counted() | StatsRead() | Tokenized() | RawEnded() | Embedded() | AdaptersLoaded()
+            ):
                 self._tell(event.call, event, last=True)
 
     def _abandon(self, link: Link, call: int) -> None:

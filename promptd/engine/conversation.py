@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
 from promptd.chat import Message, Role
+from promptd.engine.adapters import Adapters
 from promptd.engine.link import Link
 from promptd.engine.messages import Accepted, Cancel, Close, Ended, Failed, Fork, Open, Rewind, Send
 from promptd.engine.options import Sampling
@@ -45,6 +46,7 @@ class Conversation:
         overflow: Literal["shift", "error"],
         transcript: Transcript,
         public: tuple[Message, ...] | None = None,
+        adapters: Adapters = (),
     ) -> None:
         self._engine = engine
         self._guest = guest
@@ -52,6 +54,7 @@ class Conversation:
         self._overflow: Literal["shift", "error"] = overflow
         self._transcript = transcript
         self._public = public
+        self._adapters = adapters
         self._number = engine.number()
         self._opened_in: Link | None = None
         self._lock = threading.Lock()
@@ -88,7 +91,13 @@ class Conversation:
         with self._lock:
             self._check_free()
             copy = Conversation(
-                self._engine, self._guest, self._template, self._overflow, self._transcript.fork(), self._public
+                self._engine,
+                self._guest,
+                self._template,
+                self._overflow,
+                self._transcript.fork(),
+                self._public,
+                self._adapters,
             )
             if self._opened_in is not None:
                 self._opened_in.send(Fork(self._number, copy._number))
@@ -128,7 +137,15 @@ class Conversation:
             reply = Reply(messages, deadline, partial(link.send, Cancel(call)), partial(self._abandon, link, call))
             if self._opened_in is not link:
                 link.send(
-                    Open(self._number, self._guest, self._template, self._overflow, self._transcript, self._public)
+                    Open(
+                        self._number,
+                        self._guest,
+                        self._template,
+                        self._overflow,
+                        self._transcript,
+                        self._public,
+                        self._adapters,
+                    )
                 )
                 self._opened_in = link
             self._reply = reply

@@ -14,6 +14,7 @@ from promptd.chat import Message, StopReason
 from promptd.engine import llama
 from promptd.engine.generation import Generation
 from promptd.engine.kvcache import KVCache
+from promptd.engine.llama_adapters import LoadedAdapters
 from promptd.engine.llama_logprobs import logprob_of
 from promptd.engine.loading import Loaded, chat_template
 from promptd.engine.messages import (
@@ -29,6 +30,7 @@ from promptd.engine.messages import (
     Failed,
     Fork,
     Generate,
+    LoadAdapters,
     Open,
     Pieces,
     ReadStats,
@@ -107,10 +109,12 @@ class Core:
         self._speculation = Speculation(
             self._kv, self._scheduler, step_tokens=step_tokens, outputs=loaded.context.outputs, mode=speculation
         )
+        self._adapters = LoadedAdapters(loaded.model, loaded.context)
         self._stepper = Stepper(
             loaded.context,
             self._scheduler,
             self._speculation,
+            self._adapters,
             step_tokens=step_tokens,
             threads=loaded.info.threads,
             adapt_threads=adapt_threads,
@@ -126,6 +130,7 @@ class Core:
             self._scheduler,
             self._samplers.make,
             quotas,
+            self._adapters,
             step_tokens=step_tokens,
             queue=queue,
         )
@@ -140,7 +145,7 @@ class Core:
         """Do what the parent asks."""
         match command:
             case Open():
-                sequence = Sequence(command.guest, command.transcript.history())
+                sequence = Sequence(command.guest, command.transcript.history(), command.adapters)
                 self._dialogues[command.conversation] = _Dialogue(
                     command.template, command.overflow, command.transcript, sequence, command.public
                 )
@@ -154,7 +159,7 @@ class Core:
                 if dialogue := self._calls.get(command.call):
                     return [self._end(dialogue, StopReason.CANCELLED)]
                 return self._raw.cancel(command.call)
-            case Tokenize() | Generate() | Take() | Embed():
+            case Tokenize() | Generate() | Take() | Embed() | LoadAdapters():
                 return self._raw.handle(command)
             case Fork():
                 if dialogue := self._dialogues.get(command.conversation):
@@ -239,6 +244,7 @@ class Core:
             raise InvalidArgument("the conversation is closed")
         if command.deadline is not None and time.monotonic() >= command.deadline:
             raise TimedOut("the deadline passed before the reply began")
+        self._adapters.load(dialogue.sequence.adapters)
         context = self._quotas.context(dialogue.sequence.guest, self.loaded.info.context)
         prompt = self._builder(dialogue.template, context).build(
             dialogue.transcript,
@@ -316,7 +322,7 @@ class Core:
         sequence.tokens = history
 
     def _fork(self, source: _Dialogue, copy: int) -> None:
-        sequence = Sequence(source.sequence.guest, source.sequence.tokens[:])
+        sequence = Sequence(source.sequence.guest, source.sequence.tokens[:], source.sequence.adapters)
         self._dialogues[copy] = _Dialogue(
             source.template, source.overflow, source.transcript.fork(), sequence, source.public, source.rendered
         )

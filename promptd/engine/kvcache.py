@@ -294,16 +294,16 @@ class KVCache:
 
     def _place(self, sequence: Sequence, tokens: array[int]) -> None:
         if self._memory.divisible:
-            self._tree.place(sequence, sequence.guest, tokens)
-            self._tree.place(sequence, None, tokens[: sequence.public])
+            self._tree.place(sequence, (sequence.guest, sequence.adapters), tokens)
+            self._tree.place(sequence, (None, sequence.adapters), tokens[: sequence.public])
 
     def _matches(self, sequence: Sequence, tokens: array[int]) -> list[tuple[Sequence, int]]:
         """Return the other sequences that begin like `tokens`, and the length: what the guest itself has cached, and
         what all may share.
         """
         found = [
-            *self._tree.matches(sequence.guest, tokens),
-            *self._tree.matches(None, tokens[: sequence.public]),
+            *self._tree.matches((sequence.guest, sequence.adapters), tokens),
+            *self._tree.matches((None, sequence.adapters), tokens[: sequence.public]),
         ]
         return [(other, shared) for other, shared in found if other is not sequence]
 

@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from promptd.chat import Message, StopReason, TokenLogprob, Usage
+from promptd.engine.adapters import Adapters
 from promptd.engine.options import Sampling
 from promptd.engine.statistics import EngineInfo, EngineStats
 from promptd.engine.transcript import Transcript, Turn
@@ -59,6 +60,7 @@ class Open(msgspec.Struct, frozen=True, tag=True):
     """System messages that, with the template around them, may be shared in the KV cache with other guests; None is
     nothing at all.
     """
+    adapters: Adapters = ()
 
 
 class Send(msgspec.Struct, frozen=True, tag=True):
@@ -133,6 +135,7 @@ class Generate(msgspec.Struct, frozen=True, tag=True):
     ahead: int | None
     """The reply pauses when it is so many tokens ahead of what was taken of it; None never pauses it."""
     deadline: float | None
+    adapters: Adapters = ()
 
 
 class Take(msgspec.Struct, frozen=True, tag=True):
@@ -154,7 +157,29 @@ class Embed(msgspec.Struct, frozen=True, tag=True):
     deadline: float | None
 
 
-Command = Start | Open | Send | Cancel | Fork | Rewind | Close | Count | ReadStats | Tokenize | Generate | Take | Embed
+class LoadAdapters(msgspec.Struct, frozen=True, tag=True):
+    """Load adapters, so that what is wrong with them is told now."""
+
+    call: int
+    adapters: Adapters
+
+
+Command = (
+    Start
+    | Open
+    | Send
+    | Cancel
+    | Fork
+    | Rewind
+    | Close
+    | Count
+    | ReadStats
+    | Tokenize
+    | Generate
+    | Take
+    | Embed
+    | LoadAdapters
+)
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
@@ -236,6 +261,12 @@ class RawEnd(Enum):
     CANCELLED = "cancelled"
 
 
+class AdaptersLoaded(msgspec.Struct, frozen=True, tag=True):
+    """The answer to LoadAdapters."""
+
+    call: int
+
+
 class Tokenized(msgspec.Struct, frozen=True, tag=True):
     """The answer to Tokenize."""
 
@@ -279,4 +310,5 @@ Event = (
     | RawPieces
     | RawEnded
     | Embedded
+    | AdaptersLoaded
 )

@@ -1,7 +1,7 @@
 """A radix tree over the token prefixes of resident sequences: who in the KV cache begins like a given prompt.
 
 Every guest has a tree of its own, so that nobody learns from what is cached what another guest has said. One more tree
-holds what the operator lets all guests share.
+holds what the operator lets all guests share. Sequences with other adapters have other trees.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 
+from promptd.engine.adapters import Adapters
 from promptd.engine.sequence import Sequence
 from promptd.engine.transcript import TOKEN_CODE, common_prefix
 
-Salt = str | None
-"""A guest's identity; None is what all guests share."""
+Salt = tuple[str | None, Adapters]
+"""A guest's identity, or None for what all guests share, and the adapters the cells were computed with."""
 
 
 class _Node:

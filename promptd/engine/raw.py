@@ -9,6 +9,7 @@ from __future__ import annotations
 from array import array
 from collections import OrderedDict
 
+from promptd.engine.adapters import Adapters
 from promptd.engine.generation import Generation
 from promptd.engine.kvcache import KVCache
 from promptd.engine.llama import Vocabulary
@@ -82,26 +83,26 @@ class RawSequences:
     def __init__(self, kv: KVCache, vocabulary: Vocabulary) -> None:
         self._kv = kv
         self._vocabulary = vocabulary
-        self._idle: dict[str, OrderedDict[Sequence, None]] = {}
+        self._idle: dict[tuple[str, Adapters], OrderedDict[Sequence, None]] = {}
         self.running: dict[int, RawGeneration] = {}
         """By call, waiting and paused ones too."""
 
-    def begin(self, guest: str, tokens: array[int]) -> Sequence:
+    def begin(self, guest: str, tokens: array[int], adapters: Adapters = ()) -> Sequence:
         """Return a sequence for a prompt of `guest`, with what the cache holds of the prompt's beginning."""
         self._forget_evicted()
-        idle = self._idle.get(guest, OrderedDict())
+        idle = self._idle.get((guest, adapters), OrderedDict())
         best, shared = None, WORTH_SHARING - 1
         for sequence in idle:
             length = common_prefix(sequence.tokens[: sequence.computed], tokens)
             if length > shared:
                 best, shared = sequence, length
         if best is None:
-            return Sequence(guest)
+            return Sequence(guest, adapters=adapters)
         if shared == best.computed:
             del idle[best]
             return best
         idle.move_to_end(best)
-        copy = Sequence(guest, best.tokens[:])
+        copy = Sequence(guest, best.tokens[:], adapters)
         self._kv.share(best, copy)
         self._kv.truncate(copy, shared)
         return copy
@@ -120,15 +121,15 @@ class RawSequences:
         """Let a sequence that is not used now stay, for as long as the cache has room for it."""
         del sequence.tokens[sequence.computed :]
         if sequence.slot is not None:
-            idle = self._idle.setdefault(sequence.guest, OrderedDict())
+            idle = self._idle.setdefault((sequence.guest, sequence.adapters), OrderedDict())
             idle[sequence] = None
             while len(idle) > KEPT_SEQUENCES:
                 self._kv.release(idle.popitem(last=False)[0])
 
     def _forget_evicted(self) -> None:
-        for guest in list(self._idle):
-            idle = self._idle[guest]
+        for salt in list(self._idle):
+            idle = self._idle[salt]
             for sequence in [sequence for sequence in idle if sequence.slot is None]:
                 del idle[sequence]
             if not idle:
-                del self._idle[guest]
+                del self._idle[salt]

@@ -12,14 +12,17 @@ from collections.abc import Callable
 from promptd.engine.embedding import Embedder
 from promptd.engine.kvcache import KVCache
 from promptd.engine.llama import Vocabulary
+from promptd.engine.llama_adapters import LoadedAdapters
 from promptd.engine.loading import Loaded
 from promptd.engine.messages import (
     Accepted,
+    AdaptersLoaded,
     Embed,
     Embedded,
     Event,
     Failed,
     Generate,
+    LoadAdapters,
     RawEnd,
     RawEnded,
     RawPieces,
@@ -35,7 +38,7 @@ from promptd.engine.scheduler import Scheduler
 from promptd.engine.transcript import TOKEN_CODE
 from promptd.errors import InvalidArgument, PromptdError, TimedOut, TooLarge, code_of
 
-RawCommand = Tokenize | Generate | Take | Embed
+RawCommand = Tokenize | Generate | Take | Embed | LoadAdapters
 
 
 class RawCalls:
@@ -48,6 +51,7 @@ class RawCalls:
         scheduler: Scheduler,
         sampler: Callable[[Sampling, array[int]], Sampler],
         quotas: Quotas,
+        adapters: LoadedAdapters,
         *,
         step_tokens: int,
         queue: int,
@@ -56,6 +60,7 @@ class RawCalls:
         self._vocabulary: Vocabulary = loaded.model.vocabulary
         self._context = loaded.info.context
         self._quotas = quotas
+        self._adapters = adapters
         self._scheduler = scheduler
         self._sampler = sampler
         self._sequences = RawSequences(kv, self._vocabulary)
@@ -87,6 +92,9 @@ class RawCalls:
                 case Embed():
                     self._embedder.submit(command.call, _tokens(command.tokens), command.pooling, command.deadline)
                     return []
+                case LoadAdapters():
+                    self._adapters.load(command.adapters)
+                    return [AdaptersLoaded(command.call)]
                 case Generate():
                     self._generate(command)
                     return [Accepted(command.call)]
@@ -151,8 +159,9 @@ class RawCalls:
             raise TooLarge(f"the prompt is {len(tokens)} tokens, and the context holds {context} with its reply")
         if command.deadline is not None and time.monotonic() >= command.deadline:
             raise TimedOut("the deadline passed before the reply began")
+        self._adapters.load(command.adapters)
         sampler = self._sampler(command.sampling, tokens)
-        sequence = self._sequences.begin(command.guest, tokens)
+        sequence = self._sequences.begin(command.guest, tokens, command.adapters)
         generation = RawGeneration(
             command.call,
             sequence,

@@ -7,7 +7,7 @@ of the step goes to prefill, in chunks, and while others decode only so much of 
 (prefill_share.py). A turn whose prompt begins like one that is being prefilled waits for that one's cells and shares
 them. When cells run out, idle sequences are evicted, then the youngest running turn is preempted: it waits before its
 guest's others, and is restored or prefilled again, with what it has generated. Where a guest's quota of the cache is
-short, all this concerns that guest alone.
+short, all this concerns that guest alone. Sequences with different LoRA adapters take turns (adapters.py).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from heapq import heapify, heappop, heapreplace
 
+from promptd.engine.adapters import AdapterTurns
 from promptd.engine.fairness import FairShare
 from promptd.engine.generation import Generation
 from promptd.engine.kvcache import KVCache
@@ -72,6 +73,7 @@ class Scheduler:
         self._kv = kv
         self._fair = FairShare(weights or {})
         self._prefill = PrefillShare(step_tokens)
+        self._adapter_turns = AdapterTurns()
         self._step_tokens = step_tokens
         self._max_waiting = max_waiting
         self.waiting: deque[Generation] = deque()
@@ -115,8 +117,12 @@ class Scheduler:
         self._admit_waiting()
         for generation in self.running:
             self._follow(generation)
-        decoding = [generation for generation in self.running if not _is_prefill(generation)]
-        prefilling = [generation for generation in self.running if _is_prefill(generation) and not generation.leader]
+        turn = self.running
+        if any(generation.sequence.adapters for generation in turn):
+            adapters = self._adapter_turns.next(generation.sequence.adapters for generation in turn)
+            turn = [generation for generation in turn if generation.sequence.adapters == adapters]
+        decoding = [generation for generation in turn if not _is_prefill(generation)]
+        prefilling = [generation for generation in turn if _is_prefill(generation) and not generation.leader]
         step: list[Work] = []
         self._serve(decoding, self._step_tokens, step)
         served = len(step)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from array import array
 from enum import Enum
 
+from promptd.engine.adapters import Adapters
 from promptd.engine.transcript import TOKEN_CODE
 
 
@@ -26,10 +27,12 @@ class Sequence:
     the cells are pending.
     """
 
-    __slots__ = ("cells", "guest", "public", "slot", "state", "tokens")
+    __slots__ = ("adapters", "cells", "guest", "public", "slot", "state", "tokens")
 
-    def __init__(self, guest: str, tokens: array[int] | None = None) -> None:
+    def __init__(self, guest: str, tokens: array[int] | None = None, adapters: Adapters = ()) -> None:
         self.guest = guest
+        self.adapters = adapters
+        """LoRA adapters its keys and values are computed with."""
         self.tokens = array(TOKEN_CODE) if tokens is None else tokens
         self.cells: list[int] = []
         self.slot: int | None = None

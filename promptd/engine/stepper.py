@@ -6,6 +6,7 @@ import time
 from array import array
 
 from promptd.engine import llama
+from promptd.engine.llama_adapters import LoadedAdapters
 from promptd.engine.run_queue import RunQueueWait
 from promptd.engine.scheduler import Scheduler, Work
 from promptd.engine.speculation import Speculation
@@ -21,6 +22,7 @@ class Stepper:
         context: llama.Context,
         scheduler: Scheduler,
         speculation: Speculation,
+        adapters: LoadedAdapters,
         *,
         step_tokens: int,
         threads: int,
@@ -30,6 +32,7 @@ class Stepper:
         self._context = context
         self._scheduler = scheduler
         self._speculation = speculation
+        self._adapters = adapters
         self._batch = llama.Batch(step_tokens)
         self._threads = threads
         self._controller = ThreadController(threads, RunQueueWait().seconds) if adapt_threads else None
@@ -45,8 +48,8 @@ class Stepper:
         return self._controller.changes if self._controller else 0
 
     def run(self, step: list[Work]) -> list[tuple[Work, int]]:
-        """Decode; return the work after which a token can be sampled, each with the index of its logits. Those after
-        its guesses follow that.
+        """Decode, for sequences with the same adapters; return the work after which a token can be sampled, each with
+        the index of its logits. Those after its guesses follow that.
 
         Raises LlamaError, after which the KV cache is undefined.
         """
@@ -64,6 +67,7 @@ class Stepper:
             for position, token in enumerate(work.draft, end):
                 batch.add(array(TOKEN_CODE, (token,)), position, sequence.slot, output=True)
             guesses += len(work.draft)
+        self._adapters.use(step[0].generation.sequence.adapters)
         began = time.monotonic()
         self._context.decode(batch)
         seconds = time.monotonic() - began

@@ -42,6 +42,8 @@ MAX_TEXT = 1 << 22
 KEPT_TEXTS = (
     "general.architecture",
     "general.name",
+    "general.type",
+    "adapter.type",
     "general.license",
     "tokenizer.ggml.model",
     "tokenizer.chat_template",
@@ -81,15 +83,28 @@ class GgufInfo:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One tensor of a file: its type, and its dimensions as they stand there, the fastest first."""
+
+    type: str
+    shape: tuple[int, ...]
+
+
 def read_gguf(path: Path) -> GgufInfo:
-    """Check the header of the GGUF file at `path` and return what it says.
+    """Check the header of the GGUF file at `path` and return what it says; raises as `read_header`."""
+    return read_header(path).info
+
+
+def read_header(path: Path) -> Header:
+    """Check the header of the GGUF file at `path` and return it whole.
 
     Raises InvalidEncoding with one sentence that names file and cause, NotFound where there is no file, and
     RuntimeFailure where it cannot be read.
     """
     descriptor, size = _open(path)
     try:
-        return _Header(BytesReader(descriptor, size)).read()
+        return Header(BytesReader(descriptor, size))
     except Damaged as damage:
         raise InvalidEncoding(f"{path} is not a usable GGUF file: {damage}") from damage
     except OSError as error:
@@ -114,31 +129,42 @@ def _open(path: Path) -> tuple[int, int]:
     return descriptor, status.st_size
 
 
-class _Header:
+class Header:
     """One pass over a header: magic and counts, metadata, tensor infos, and the layout of the tensor data."""
 
     def __init__(self, reader: BytesReader) -> None:
+        """Read all of it; raises Damaged."""
         self._reader = reader
         self._metadata: dict[str, Scalar] = {}
         self._kinds: dict[str, int] = {}
         """Value type of every key, also of those whose value is skipped."""
         self._lengths: dict[str, int] = {}
         """Length of every array."""
+        self.tensors: dict[str, TensorInfo] = {}
+        self.info: GgufInfo = self._read()
 
-    def read(self) -> GgufInfo:
+    def text(self, key: str) -> str | None:
+        """Return one of KEPT_TEXTS; None where the file does not say, or says something else than text."""
+        value = self._metadata.get(key)
+        return value if isinstance(value, str) else None
+
+    def kind(self, key: str) -> int | None:
+        """Return the value type of a key; None where there is no such key."""
+        return self._kinds.get(key)
+
+    def _read(self) -> GgufInfo:
         reader = self._reader
         version, tensors = self._preamble()
         alignment = self._alignment()
         parameters, offset = 0, 0
         histogram: Counter[str] = Counter()
         weight: Counter[str] = Counter()
-        names: set[str] = set()
         ends: list[tuple[str, int]] = []
         for _ in range(tensors):
-            name, kind, elements, count, stated = self._tensor()
-            if name in names:
+            name, kind, shape, elements, count, stated = self._tensor()
+            if name in self.tensors:
                 _refuse(f"it has two tensors called {name!r}")
-            names.add(name)
+            self.tensors[name] = TensorInfo(kind.name, shape)
             if stated != offset:
                 _refuse(f"tensor {name!r} is said to begin at {stated}, but the tensors before it end at {offset}")
             ends.append((name, offset + count))
@@ -243,8 +269,8 @@ class _Header:
             _refuse(f"general.alignment is {alignment}, not a power of two up to {MAX_ALIGNMENT}")
         return alignment
 
-    def _tensor(self) -> tuple[str, TensorKind, int, int, int]:
-        """Read one tensor info: name, type, elements, bytes and stated offset."""
+    def _tensor(self) -> tuple[str, TensorKind, tuple[int, ...], int, int, int]:
+        """Read one tensor info: name, type, shape, elements, bytes and stated offset."""
         reader = self._reader
         name = reader.text(MAX_TENSOR_NAME, "a tensor's name")
         if "\0" in name:
@@ -268,7 +294,7 @@ class _Header:
         row = shape[0] if shape else 1
         if row % kind.block:
             _refuse(f"tensor {name!r} has rows of {row} elements, not a multiple of the {kind.block} of {kind.name}")
-        return name, kind, elements, elements // kind.block * kind.bytes, offset
+        return name, kind, tuple(shape), elements, elements // kind.block * kind.bytes, offset
 
     def _text(self, key: str) -> str | None:
         if key not in self._kinds:

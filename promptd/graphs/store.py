@@ -137,6 +137,15 @@ class Store:
         entry = self._catalog.find(parsed)
         return entry.description, entry.licence
 
+    def vouched_for(self, reference: Reference | str) -> str | None:
+        """Return who said what the digest of a pulled model has to be; None for a file of the operator's."""
+        parsed = self._parsed(reference)
+        if isinstance(parsed, FileReference):
+            return None
+        if isinstance(parsed, CatalogReference) and self._catalog.find(parsed).sha256 is not None:
+            return "the catalog of promptd"
+        return "the hub, when the model was first pulled; promptd's catalog has no digest of it"
+
     @property
     def default(self) -> CatalogReference:
         """The model to use when nobody names one."""

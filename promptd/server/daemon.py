@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import os
 import resource
 import signal
@@ -16,18 +15,14 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from promptd.config import Settings
 from promptd.errors import InvalidArgument, SecurityDenied
 from promptd.server.app import create_app
+from promptd.server.connections import KEEP_ALIVE_S, Connection, Socket
 from promptd.server.doors import MAX_HEADER_BYTES, is_loopback
-from promptd.server.keys import OWN_USER
 from promptd.server.reload import Reload
 from promptd.server.turn import Turns
 from promptd.wasm.host import Host
@@ -41,14 +36,8 @@ MAX_SOCKET_MESSAGE = 16 * 1024**2
 PING_S = 20.0
 """How often the client of a WebSocket is asked whether it is there, and how long it has to answer."""
 
-KEEP_ALIVE_S = 30
-"""How long a connection may idle between requests."""
-
 _HANGUP_S = 5
 """Beyond the drain, what connections get whose client does not read what it was sent."""
-
-HEADERS_S = 15.0
-"""How long the head of a request may take, from the connection or the end of the reply before."""
 
 _BACKLOG = 2048
 
@@ -139,10 +128,10 @@ class Daemon:
         reload = Reload(host, read_settings)
         config = uvicorn.Config(
             create_app(host, turns, reload, names=names, local=local),
-            http=partial(_Connection, control=None if control is None else control.getsockname()),  # type: ignore[arg-type]
+            http=partial(Connection, control=None if control is None else control.getsockname()),  # type: ignore[arg-type]
             h11_max_incomplete_event_size=MAX_HEADER_BYTES,
             limit_concurrency=host.settings.server.max_connections,
-            ws=_Socket,
+            ws=Socket,
             ws_max_size=min(host.settings.server.max_body, MAX_SOCKET_MESSAGE),
             ws_ping_interval=PING_S,
             ws_ping_timeout=PING_S,
@@ -172,66 +161,6 @@ class Daemon:
     def stop(self) -> None:
         """Let `run` drain and return; from any thread."""
         self._server.should_exit = True
-
-
-class _Connection(H11Protocol):
-    """uvicorn's connection, which is closed when its client takes too long to say what it wants."""
-
-    def __init__(self, *args: Any, control: str | None, **named: Any) -> None:
-        super().__init__(*args, **named)
-        self._control = control
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        here = transport.get_extra_info("socket")
-        if self._control is not None and here.family == socket.AF_UNIX and here.getsockname() == self._control:
-            self.app_state = {**self.app_state, OWN_USER: True}
-        self._await_headers()
-
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        self._await_headers()
-
-    def handle_websocket_upgrade(self, event: h11.Request) -> None:
-        if len(self.connections) >= (self.limit_concurrency or math.inf):
-            self.send_503_response()
-            return
-        self._deadline.cancel()
-        super().handle_websocket_upgrade(event)
-
-    def send_503_response(self) -> None:
-        """Refuse a WebSocket, of which uvicorn takes any number."""
-        response = h11.Response(
-            status_code=503,
-            headers=[("Retry-After", "1"), ("Connection", "close"), ("Content-Length", "0")],
-            reason=b"Service Unavailable",
-        )
-        for part in (response, h11.EndOfMessage()):
-            self.transport.write(self.conn.send(part) or b"")
-        self.transport.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._deadline.cancel()
-        super().connection_lost(exc)
-
-    def _await_headers(self) -> None:
-        asked = self.cycle
-        self._deadline = self.loop.call_later(
-            max(HEADERS_S, KEEP_ALIVE_S) if asked else HEADERS_S, self._hang_up, asked
-        )
-
-    def _hang_up(self, asked: object) -> None:
-        if self.cycle is asked and not self.transport.is_closing():
-            self.transport.close()
-
-
-class _Socket(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket, which would log a connection that was refused with a status as one nobody answered."""
-
-    async def send(self, message: Any) -> None:
-        await super().send(message)
-        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
-            self.handshake_complete = True
 
 
 class _Server(uvicorn.Server):

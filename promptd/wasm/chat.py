@@ -9,7 +9,8 @@ from wasmtime.component import Record, Variant
 from promptd.chat import ChatOptions, Completion, Message
 from promptd.errors import PromptdError, code_of
 from promptd.wasm.face import Face, record, variant
-from promptd.wasm.nn import ChatReply, ChatSession, Nn
+from promptd.wasm.held import ChatReply, ChatSession
+from promptd.wasm.nn import Nn
 
 ERROR_CASES = ("invalid-argument", "not-found", "too-large", "busy", "timeout", "security", "runtime-error")
 """The cases of `chat.error`; an error of another code is the nearest of them."""

@@ -14,7 +14,8 @@ from promptd.wasm import properties, staged
 from promptd.wasm.chat import CHAT, OUTPUT, TOKENS, TYPES
 from promptd.wasm.embeddings import EMBEDDINGS
 from promptd.wasm.face import Face
-from promptd.wasm.nn import Execution, Failure, LoadedGraph, Nn
+from promptd.wasm.held import Execution, Failure, LoadedGraph
+from promptd.wasm.nn import Nn
 from promptd.wasm.prompt import PROMPT
 from promptd.wasm.staged import StagedExecution
 

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from promptd.backends.text import Allowance, TextContext, TextGraph, TextModel
 from promptd.errors import InvalidArgument, PromptdError
 from promptd.tensor import core_tensor
-from promptd.wasm.nn import Execution, LoadedGraph, Nn
+from promptd.wasm.held import Execution, LoadedGraph
+from promptd.wasm.nn import Nn
 from promptd.wasm.staged import StagedExecution, compute, get_output, set_input
 
 METADATA_INDEX = 1

@@ -19,7 +19,8 @@ from promptd.errors import PromptdError, RuntimeFailure
 from promptd.tensor import Tensor
 from promptd.wasm.control import Control, Stopped
 from promptd.wasm.fixes import Case
-from promptd.wasm.nn import ChatReply, ChatSession, Execution, Failure, LoadedGraph, Nn, Prompt
+from promptd.wasm.held import ChatReply, ChatSession, Execution, Failure, LoadedGraph, Prompt
+from promptd.wasm.nn import Nn
 from promptd.wasm.staged import StagedExecution
 
 _log = logging.getLogger("promptd.guest")

@@ -12,10 +12,10 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
-from promptd.backends.base import Configurable, ExecutionContext, Graph, PromptContext, Reply
+from promptd.backends.base import Configurable, Graph, PromptContext, Reply
 from promptd.backends.from_bytes import open_bytes
-from promptd.backends.text import Metered, TextContext, TextGraph
-from promptd.chat import ChatOptions, Completion, Message, Usage
+from promptd.backends.text import Metered, TextGraph
+from promptd.chat import ChatOptions, Completion, Message
 from promptd.errors import (
     InvalidArgument,
     InvalidEncoding,
@@ -25,9 +25,18 @@ from promptd.errors import (
     TooLarge,
     UnsupportedOperation,
 )
-from promptd.tensor import NamedTensor, Tensor, TensorType
+from promptd.tensor import NamedTensor, TensorType
 from promptd.wasm.control import Control
 from promptd.wasm.grants import Grant
+from promptd.wasm.held import (
+    NOTHING,
+    ChatReply,
+    ChatSession,
+    Execution,
+    LoadedGraph,
+    Prompt,
+    size_of,
+)
 from promptd.wasm.resources import Resources
 from promptd.wasm.traps import GuestTrap
 
@@ -42,78 +51,8 @@ NAME_SHOWN = 80
 OWN_GRAPHS_LIMIT = 4
 """Most graphs one guest can have brought as bytes at once."""
 
-NOTHING = Usage(prompt=0, cached=0, generated=0)
-
 ENCODINGS = ("onnx", "ggml", "autodetect")
 """The graph encodings promptd has a backend for; the other encodings of wasi-nn are refused."""
-
-
-class LoadedGraph:
-    """A graph that a guest holds: granted by name, or its own, which it brought as bytes."""
-
-    def __init__(self, name: str, graph: Graph, *, own: bool = False) -> None:
-        self.name = name
-        self.graph = graph
-        self.own = own
-
-
-class Execution:
-    """An execution context that a guest holds; it pins its graph."""
-
-    def __init__(self, graph: LoadedGraph, context: ExecutionContext | TextContext) -> None:
-        self.graph = graph
-        self.context = context
-        self.retired = False
-        """Whether it is no longer one of the contexts that are limited: it can be read, and compute no more."""
-        self.counted = NOTHING
-        """What has been counted of the context's usage."""
-
-    @property
-    def held_bytes(self) -> int:
-        """Bytes of the tensors that the host keeps with the context."""
-        return 0
-
-    def close(self) -> None:
-        self.context.close()
-
-
-class Prompt:
-    """A prompt context that a guest holds; it pins its graph. `options` are the guest's own."""
-
-    def __init__(self, graph: LoadedGraph, context: PromptContext, options: ChatOptions = ChatOptions()) -> None:
-        self.graph = graph
-        self.context = context
-        self.options = options
-
-    def close(self) -> None:
-        self.context.close()
-
-
-class ChatSession(Prompt):
-    """A prompt context opened through promptd:prompt/chat."""
-
-
-class ChatReply:
-    """A reply that is being made, and whether its tokens have been counted."""
-
-    def __init__(self, reply: Reply) -> None:
-        self.reply = reply
-        self.counted = False
-        self._pieces: Iterator[str] | None = None
-
-    def next(self) -> str | None:
-        """Return the next piece, or None at the end."""
-        if self._pieces is None:
-            self._pieces = iter(self.reply)
-        return next(self._pieces, None)
-
-
-class Failure:
-    """An error resource: the WIT error code and a sentence."""
-
-    def __init__(self, code: str, data: str) -> None:
-        self.code = code
-        self.data = data
 
 
 class Nn:
@@ -152,7 +91,7 @@ class Nn:
     def hold(self, thing: object) -> int:
         """Give the guest a handle on `thing`; ends the guest when it holds too much."""
         handle = self.resources.add(thing)
-        self.hold_bytes(_size(thing))
+        self.hold_bytes(size_of(thing))
         if len(self.resources) > RESOURCES_LIMIT:
             self.end(f"it holds more than {RESOURCES_LIMIT} handles")
         return handle
@@ -166,13 +105,13 @@ class Nn:
     def take(self, handle: int, kind: type[Any]) -> Any:
         """Take back what the guest gives away with its handle."""
         thing = self.resources.take(handle, kind)
-        self._held_bytes -= _size(thing)
+        self._held_bytes -= size_of(thing)
         return thing
 
     def drop(self, handle: int) -> None:
         """The guest dropped its handle."""
         thing = self.resources.pop(handle)
-        self._held_bytes -= _size(thing) + (thing.held_bytes if isinstance(thing, Execution) else 0)
+        self._held_bytes -= size_of(thing) + (thing.held_bytes if isinstance(thing, Execution) else 0)
         self._close(thing)
         self.unload_unused()
 
@@ -452,13 +391,6 @@ class Nn:
         limit = self._grant.limits.prompt
         if size > limit:
             raise TooLarge(f"the prompt has {size} bytes and the limit is {limit}")
-
-
-def _size(thing: object) -> int:
-    """Return how many bytes of the guest's a handle's object keeps: what tensors and the guest's own errors hold."""
-    if isinstance(thing, Tensor):
-        return len(thing.data)
-    return len(thing.data.encode(errors="replace")) if isinstance(thing, Failure) else 0
 
 
 def _short(name: str) -> str:

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from promptd.errors import sentence
 from promptd.wasm.face import Face
-from promptd.wasm.nn import LoadedGraph, Nn, Prompt
+from promptd.wasm.held import LoadedGraph, Prompt
+from promptd.wasm.nn import Nn
 
 PROMPT = Face(
     {"init": Nn.open_prompt, "[method]context.compute": Nn.prompt},

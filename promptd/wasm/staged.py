@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 from promptd.errors import InvalidArgument, RuntimeFailure
 from promptd.tensor import Tensor
-from promptd.wasm.nn import Execution, LoadedGraph, Nn
+from promptd.wasm.held import Execution, LoadedGraph
+from promptd.wasm.nn import Nn
 
 MOST_INPUTS = 1024
 

@@ -102,7 +102,7 @@ def _main(path: Path, name: str, seconds: float, memory: int) -> int:
         runtime = Runtime(cache)
         _limit(seconds, memory)
         runtime.load(path, name)
-    except MemoryError:
+    except (MemoryError, RuntimeError):  # the latter where no thread can be started
         error: PromptdError = TooLarge(f"compiling guest {name} needs more than {memory // 1024**2} MiB of memory")
     except InvalidEncoding as invalid:
         error = invalid

@@ -22,7 +22,8 @@ from promptd.errors import PromptdError, code_of
 from promptd.tensor import Tensor, TensorType
 from promptd.wasm import component, staged
 from promptd.wasm.face import Face
-from promptd.wasm.nn import LoadedGraph, Nn
+from promptd.wasm.held import LoadedGraph
+from promptd.wasm.nn import Nn
 from promptd.wasm.prompt import PROMPT, PROMPT_BY_NUMBER
 from promptd.wasm.staged import StagedExecution
 

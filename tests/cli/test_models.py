@@ -77,6 +77,7 @@ def test_a_model_is_pulled_listed_shown_verified_and_removed(promptd: Run, hub: 
     assert sheet["licence"] == "mit"
     assert sheet["digest"] == f"sha256:{digest}"
     assert sheet["source"] == f"{REFERENCE}@{COMMIT}"
+    assert sheet["vouched"].startswith("for by  the hub, when the model was first pulled")
     assert Path(sheet["path"]).read_bytes() == MODEL
 
     assert promptd("verify").stdout == f"{REFERENCE}: whole, sha256:{digest}\n"
@@ -203,7 +204,7 @@ def test_control_characters_of_a_model_file_do_not_reach_the_terminal(
     path.write_bytes(Gguf(metadata=metadata).build())
     written = _on_a_terminal(("show", f"file:{path}"), environment)
     assert "\x1b]0;" not in written and "\x9b" not in written and "\x07" not in written
-    assert "title          \\x1b]0;owned\\x07\\x9b2J name  x" in written
+    assert "title           \\x1b]0;owned\\x07\\x9b2J name  x" in written
     assert json.loads(promptd("show", f"file:{path}", "--json").stdout)["title"].startswith("\x1b]0;owned")
 
 

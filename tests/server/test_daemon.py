@@ -196,7 +196,7 @@ def test_with_keys_the_daemon_may_listen_everywhere(tmp_path: Path) -> None:
 
 
 def test_a_client_that_never_ends_its_headers_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("promptd.server.daemon.HEADERS_S", 0.2)
+    monkeypatch.setattr("promptd.server.connections.HEADERS_S", 0.2)
     with serving(Settings(graphs={"echo": GraphSettings(model="echo")})) as served:
         address = served.http.base_url.host, served.http.base_url.port or 0
         with socket.create_connection(address, timeout=PATIENCE_S) as slow:

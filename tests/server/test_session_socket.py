@@ -211,3 +211,22 @@ def test_keys_and_hosts_are_asked_for_as_on_every_door(guest_files: dict[str, Pa
                 assert _reply(socket)[-1]["content"] == "a"
             _say(socket, "one request opened the session, and two were messages")
             assert _next(socket)["error"]["code"] == "rate_limit_exceeded"
+
+
+def test_more_connections_than_allowed_are_refused_politely_until_one_is_closed() -> None:
+    settings = Settings(graphs={"echo": GraphSettings(model="echo")}, server=ServerSettings(max_connections=3))
+    with serving(settings) as served:
+        session = served.open(graph="echo")
+        with _socket(served, session):  # beside the connection that opened the session
+            refused = _refusal(served, session).response
+            assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+        wait_until(lambda: _connects(served, session))
+
+
+def _connects(served: Served, session: str) -> bool:
+    try:
+        with _socket(served, session) as socket:
+            _say(socket, "a")
+            return bool(_reply(socket)[-1]["content"] == "a")
+    except InvalidStatus:
+        return False

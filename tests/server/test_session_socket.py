@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -230,3 +230,16 @@ def _connects(served: Served, session: str) -> bool:
             return bool(_reply(socket)[-1]["content"] == "a")
     except InvalidStatus:
         return False
+
+
+def test_a_daemon_that_goes_down_lets_a_short_reply_end(smollm2: Path) -> None:
+    chat = GraphSettings(model=f"file:{smollm2}", max_tokens=20)
+    with ExitStack() as connections:
+        with serving(Settings(graphs={"chat": chat})) as served:
+            socket = connections.enter_context(_socket(served, served.open(graph="chat")))
+            _say(socket, QUESTION)
+            _next(socket)
+        assert _reply(socket)[-1]["type"] == "message"
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv(timeout=PATIENCE_S)
+    assert closed.value.rcvd and closed.value.rcvd.code == 1012

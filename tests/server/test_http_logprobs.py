@@ -21,7 +21,8 @@ def test_the_tokens_of_a_reply_and_the_likeliest_others_are_told(served: Served)
     assert choice.logprobs and choice.logprobs.content
     tokens = choice.logprobs.content
     assert completion.usage and len(tokens) == completion.usage.completion_tokens == 8
-    assert b"".join(bytes(token.bytes or ()) for token in tokens).decode(errors="replace") == choice.message.content
+    spelt = b"".join(bytes(token.bytes or ()) for token in tokens).decode(errors="replace")
+    assert spelt.startswith((choice.message.content or "").rstrip("\ufffd")), "the last character may be cut"
     for token in tokens:
         assert token.logprob <= 0 and len(token.top_logprobs) == 3
         assert token.top_logprobs[0].token == token.token, "greedy takes the likeliest"

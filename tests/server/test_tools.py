@@ -17,7 +17,7 @@ WEATHER: Any = {
         "description": "Tells the weather of a city.",
         "parameters": {
             "type": "object",
-            "properties": {"city": {"type": "string"}, "unit": {"$ref": "#/$defs/Unit"}},
+            "properties": {"city": {"type": "string", "maxLength": 20}, "unit": {"$ref": "#/$defs/Unit"}},
             "required": ["city", "unit"],
             "$defs": {"Unit": {"enum": ["celsius", "kelvin"]}},
         },

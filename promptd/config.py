@@ -177,6 +177,8 @@ class GraphSettings(_Settings):
     """A JSON schema, as text, that replies keep to; it goes before a grammar."""
     lora: Annotated[tuple[LoraSettings, ...], BeforeValidator(_loras)] = ()
     """LoRA adapters on the model, which graphs without them share; `FILE[:SCALE],...` on the command line."""
+    draft: str | None = None
+    """A small model with the same vocabulary, which guesses what this one says next: a reference like `model`."""
     embedding: bool = False
     """Through the tensor interface, answer with the embedding of the text in place of a reply."""
 

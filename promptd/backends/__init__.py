@@ -7,22 +7,26 @@ from pathlib import Path
 
 from promptd.backends.base import Graph
 from promptd.config import EngineSettings, GraphSettings
-from promptd.errors import InvalidEncoding, NotFound
+from promptd.errors import InvalidEncoding, NotFound, UnsupportedOperation
 
-Open = Callable[[Path, GraphSettings, EngineSettings], Graph]
+Open = Callable[[Path, GraphSettings, EngineSettings, Path | None], Graph]
 
 
-def _ggml(path: Path, settings: GraphSettings, engine: EngineSettings) -> Graph:
+def _ggml(path: Path, settings: GraphSettings, engine: EngineSettings, draft: Path | None) -> Graph:
     from promptd.backends.ggml import GgmlGraph
     from promptd.graphs.gguf import read_gguf
 
     read_gguf(path)  # files from strangers have crashed llama.cpp, which would see this one next
-    return GgmlGraph(path, settings, engine)
+    if draft is not None:
+        read_gguf(draft)
+    return GgmlGraph(path, settings, engine, draft=draft)
 
 
-def _onnx(path: Path, settings: GraphSettings, engine: EngineSettings) -> Graph:
+def _onnx(path: Path, settings: GraphSettings, engine: EngineSettings, draft: Path | None) -> Graph:
     from promptd.backends.onnx import OnnxGraph
 
+    if draft is not None:
+        raise UnsupportedOperation("draft: only GGUF models can have a draft model")
     return OnnxGraph(path, target=settings.target)
 
 
@@ -46,6 +50,6 @@ def encoding_of(path: Path) -> str:
     raise InvalidEncoding(f"{path.name} is neither a GGUF nor an ONNX file")
 
 
-def open_graph(path: Path, settings: GraphSettings, engine: EngineSettings) -> Graph:
-    """Load the model file `path` with the backend of its encoding."""
-    return BACKENDS[encoding_of(path)](path, settings, engine)
+def open_graph(path: Path, settings: GraphSettings, engine: EngineSettings, draft: Path | None = None) -> Graph:
+    """Load the model file `path` with the backend of its encoding; `draft` is the file of its draft model."""
+    return BACKENDS[encoding_of(path)](path, settings, engine, draft)

@@ -27,8 +27,10 @@ from promptd.engine.messages import POOLING_MODEL_OR_MEAN
 from promptd.engine.transcript import TOKEN_CODE
 from promptd.errors import InvalidArgument, TooLarge, UnsupportedOperation
 
-EngineKey = tuple[Path, Literal["cpu", "gpu", "auto"], int | None, EngineSettings, int | None]
-"""What decides how a model is loaded: file, target, context, the worker's settings, and a limit of the KV cache."""
+EngineKey = tuple[Path, Literal["cpu", "gpu", "auto"], int | None, EngineSettings, int | None, Path | None]
+"""What decides how a model is loaded: file, target, context, the worker's settings, a limit of the KV cache, and the
+draft model.
+"""
 
 
 class GgmlPrompt:
@@ -67,14 +69,20 @@ class GgmlGraph:
     """A GGUF model with the settings of one graph."""
 
     def __init__(
-        self, path: Path, settings: GraphSettings, engine: EngineSettings, *, kv_bytes: int | None = None
+        self,
+        path: Path,
+        settings: GraphSettings,
+        engine: EngineSettings,
+        *,
+        kv_bytes: int | None = None,
+        draft: Path | None = None,
     ) -> None:
         """Load the model, or take it from a graph that has it loaded; raises what Engine raises.
 
-        `kv_bytes` limits the KV cache of a model nobody vouches for.
+        `kv_bytes` limits the KV cache of a model nobody vouches for; `draft` is the file of the draft model.
         """
         self._settings = settings
-        self._key: EngineKey = (path.resolve(), settings.target, settings.context, engine, kv_bytes)
+        self._key: EngineKey = (path.resolve(), settings.target, settings.context, engine, kv_bytes, draft)
         self._path = path
         self._engine = _ENGINES.acquire(self._key, path)
         self._lease = weakref.finalize(self, _release_soon, self._key)
@@ -220,8 +228,10 @@ class _Engines:
         try:
             with shared.lock:
                 if shared.engine is None:
-                    _, target, context, settings, kv_bytes = key
-                    shared.engine = Engine(path, settings, target=target, context=context, kv_bytes=kv_bytes)
+                    _, target, context, settings, kv_bytes, draft = key
+                    shared.engine = Engine(
+                        path, settings, target=target, context=context, kv_bytes=kv_bytes, draft=draft
+                    )
                 return shared.engine
         except BaseException:
             self.release(key)

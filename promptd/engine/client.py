@@ -96,11 +96,13 @@ class Engine:
         target: Literal["cpu", "gpu", "auto"] = "auto",
         context: int | None = None,
         kv_bytes: int | None = None,
+        draft: Path | None = None,
     ) -> None:
         """Start the worker and wait until the model is loaded.
 
         `context` is how many tokens one conversation can hold; None is the model's own limit, or the KV cache if
-        that is smaller. `kv_bytes` limits the KV cache of a model nobody vouches for. Raises NotFound,
+        that is smaller. `kv_bytes` limits the KV cache of a model nobody vouches for. `draft` is a small model of
+        the same vocabulary, which guesses for this one; InvalidArgument when it cannot. Raises NotFound,
         InvalidEncoding, UnsupportedOperation, TooLarge when that limit is too low, or RuntimeFailure with
         llama.cpp's cause.
         """
@@ -115,6 +117,7 @@ class Engine:
             threads=settings.threads,
             queue=settings.queue,
             speculation=settings.speculation,
+            draft=None if draft is None else str(draft.absolute()),
             kv_bytes=kv_bytes,
             weights=dict(settings.weights),
             kv_quota=settings.kv_quota,

@@ -107,7 +107,12 @@ class Core:
         self._quotas = quotas
         self._scheduler = Scheduler(self._kv, step_tokens, queue, weights)
         self._speculation = Speculation(
-            self._kv, self._scheduler, step_tokens=step_tokens, outputs=loaded.context.outputs, mode=speculation
+            self._kv,
+            self._scheduler,
+            step_tokens=step_tokens,
+            outputs=loaded.context.outputs,
+            mode=speculation,
+            draft=loaded.draft,
         )
         self._adapters = LoadedAdapters(loaded.model, loaded.context)
         self._stepper = Stepper(

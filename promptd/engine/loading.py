@@ -8,6 +8,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from promptd.engine import llama
+from promptd.engine.draft_model import SEQUENCES, DraftModel, check_draft
 from promptd.engine.messages import Start
 from promptd.engine.statistics import EngineInfo
 from promptd.engine.template import JinjaTemplate
@@ -33,6 +34,7 @@ class Loaded:
     model: llama.Model
     context: llama.Context
     info: EngineInfo
+    draft: DraftModel | None = None
 
 
 def load(start: Start) -> Loaded:
@@ -67,7 +69,22 @@ def load(start: Start) -> Loaded:
             f"llama.cpp cannot make a KV cache of {cells} tokens ({size} MiB) for {path.name}: {error};"
             " set a smaller kv-tokens"
         ) from error
-    return Loaded(model, context, _describe(start, model, context, offload=offload, threads=threads))
+    info = _describe(start, model, context, offload=offload, threads=threads)
+    return Loaded(model, context, info, _load_draft(start, model, info) if start.draft else None)
+
+
+def _load_draft(start: Start, model: llama.Model, info: EngineInfo) -> DraftModel:
+    """Load the draft model; raises what `load` raises, and InvalidArgument for one that does not fit `model`."""
+    path = Path(start.draft or "")
+    _check_magic(path)
+    offload = info.device == "GPU"
+    try:
+        draft = llama.Model(path, gpu_layers=llama.ALL_LAYERS if offload else 0)
+        check_draft(draft, path, model, Path(start.path))
+        cells = min(info.kv_tokens, SEQUENCES * info.context)
+        return DraftModel(draft, cells=cells, step_tokens=start.step_tokens, threads=info.threads, offload=offload)
+    except llama.LlamaError as error:
+        raise RuntimeFailure(f"llama.cpp cannot load draft model {path.name}: {error}") from error
 
 
 def _describe(start: Start, model: llama.Model, context: llama.Context, *, offload: bool, threads: int) -> EngineInfo:

@@ -36,6 +36,8 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     threads: int | None
     queue: int
     speculation: Literal["auto", "on", "off"]
+    draft: str | None
+    """The file of a small model that guesses for this one."""
     weights: dict[str, float]
     kv_quota: float | None
     kv_quotas: dict[str, float]

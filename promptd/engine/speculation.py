@@ -9,10 +9,13 @@ nothing is guessed. Wide batches leave no room: there each token costs about as 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from promptd.engine import llama
+from promptd.engine.draft_model import SEQUENCES, DraftModel
 from promptd.engine.generation import Generation
 from promptd.engine.kvcache import KVCache
 from promptd.engine.prompt_lookup import PromptLookup
@@ -24,6 +27,10 @@ MARGIN = 1.15
 """A guessed token has to promise so many times what it costs: the prediction is not exact, and sampling costs too."""
 UNKNOWN_RATE = 0.5
 """How often the guesses for a reply hold before any was made."""
+UNKNOWN_DRAFT_RATE = 0.8
+"""The same for those of a draft model, which has to be asked for it to be known."""
+MAX_UNUSED = 64
+"""Steps after which a draft model that did not pay is asked again."""
 RATE_SMOOTHING = 0.15
 COST_SMOOTHING = 0.2
 """The weight of the last observation in a mean."""
@@ -40,15 +47,42 @@ class _Guesses:
     rate: float = UNKNOWN_RATE
     next: tuple[int, ...] = ()
     """What was guessed to follow the last token, whether it is verified in this step or not."""
+    drafted: bool = False
+    """Whether it was the draft model that guessed."""
+    draft_rate: float = UNKNOWN_DRAFT_RATE
+    """How often the draft model's guesses hold."""
+    unused: int = 0
+    """Steps since the draft model was last asked."""
+
+    def learn(self, held: int, failed: bool) -> None:
+        """Take in that so many guesses held, and whether the one after them did not."""
+        rate = self.draft_rate if self.drafted else self.rate
+        rate = 1.0 - (1.0 - rate) * (1.0 - RATE_SMOOTHING) ** held
+        if failed:
+            rate -= RATE_SMOOTHING * rate
+        if self.drafted:
+            self.draft_rate = rate
+        else:
+            self.rate = rate
 
 
 class Speculation:
     """Adds guesses to steps, and learns from what came of them."""
 
     def __init__(
-        self, kv: KVCache, scheduler: Scheduler, *, step_tokens: int, outputs: int, mode: Literal["auto", "on", "off"]
+        self,
+        kv: KVCache,
+        scheduler: Scheduler,
+        *,
+        step_tokens: int,
+        outputs: int,
+        mode: Literal["auto", "on", "off"],
+        draft: DraftModel | None = None,
     ) -> None:
         """A step has at most `step_tokens` tokens, and logits of `outputs` of them."""
+        self._draft = draft
+        self._draft_seconds: float | None = None
+        """Mean seconds the draft model has taken for a token."""
         self._kv = kv
         self._scheduler = scheduler
         self._most = min(step_tokens, outputs)
@@ -61,14 +95,24 @@ class Speculation:
         self.accepted = 0
         """Those that held."""
 
+    def set_threads(self, threads: int) -> None:
+        """Let the draft model compute by so many threads."""
+        if self._draft is not None:
+            self._draft.set_threads(threads)
+
     def extend(self, step: list[Work]) -> list[Work]:
         """Return the step with guesses, for which cells are taken; a step with prefill has none."""
         if self._mode == "off" or not all(work.output and work.count == 1 for work in step):
             return step
         width = len(step)
         left = self._most - width
-        guesses = self._guesses = {work.generation: self._guess(work.generation) for work in step}
-        wanted = [self._length(guess, width) for guess in guesses.values()]
+        guesses = {work.generation: self._guess(work.generation) for work in step}
+        running = set(self._scheduler.running)
+        self._guesses = {reply: guess for reply, guess in self._guesses.items() if reply in running} | guesses
+        wanted = [self._length(guess, guess.rate, width) for guess in guesses.values()]
+        if self._draft is not None and width <= SEQUENCES:
+            for index, (generation, guess) in enumerate(guesses.items()):
+                wanted[index] = wanted[index] or self._ask_draft(self._draft, generation, guess, width)
         if not any(wanted):
             if self._token_seconds and any(guess.next and guess.rate > PROMISING_RATE for guess in guesses.values()):
                 self._token_seconds *= COST_DECAY
@@ -91,17 +135,13 @@ class Speculation:
         base = self._scheduler.decode_seconds(len(step))
         if base is not None:
             cost = max(0.0, seconds - base) / sum(len(work.draft) for work in step)
-            known = self._token_seconds
-            self._token_seconds = cost if known is None else known + COST_SMOOTHING * (cost - known)
+            self._token_seconds = _mean(self._token_seconds, cost)
 
     def verified(self, work: Work, sampled: Tokens[int]) -> None:
         """Take in what was drawn in place of a reply's guesses, and free the cells of those that did not hold."""
         if guess := self._guesses.get(work.generation):
             held = _agreeing(guess.next, sampled)
-            for _ in range(held):
-                guess.rate += RATE_SMOOTHING * (1.0 - guess.rate)
-            if held < min(len(guess.next), len(sampled)):
-                guess.rate -= RATE_SMOOTHING * guess.rate
+            guess.learn(held, failed=held < min(len(guess.next), len(sampled)))
             guess.next = ()
         if work.draft:
             held = _agreeing(work.draft, sampled)
@@ -111,21 +151,52 @@ class Speculation:
 
     def _guess(self, generation: Generation) -> _Guesses:
         guess = self._guesses.get(generation) or _Guesses()
+        guess.drafted = False
         guess.next = guess.lookup.draft(generation.sequence.tokens, MAX_DRAFT)
         return guess
 
-    def _length(self, guess: _Guesses, width: int) -> int:
-        """Return how many guessed tokens in a row pay in a step of `width` replies."""
-        if not guess.next or self._mode == "on":
-            return len(guess.next)
+    def _ask_draft(self, draft: DraftModel, generation: Generation, guess: _Guesses, width: int) -> int:
+        """Let the draft model guess for a reply, if that is expected to pay; return how many tokens it has guessed."""
+        guess.unused += 1
+        most = min(self._length_paid(guess.draft_rate, width, self._draft_seconds or 0.0), generation.room - 1)
+        if guess.unused > MAX_UNUSED:
+            most = max(most, min(2, generation.room - 1))
+        if most <= 0:
+            return 0
+        guess.unused = 0
+        began = time.monotonic()
+        try:
+            guessed = draft.draft(generation, generation.sequence.tokens, most)
+        except llama.LlamaError:
+            return 0
+        if guessed:
+            seconds = (time.monotonic() - began) / len(guessed)
+            self._draft_seconds = _mean(self._draft_seconds, seconds)
+            guess.next, guess.drafted = guessed, True
+        return len(guessed)
+
+    def _length(self, guess: _Guesses, rate: float, width: int) -> int:
+        """Return how many of the tokens guessed without a model are to be verified."""
+        return min(len(guess.next), self._length_paid(rate, width)) if guess.next else 0
+
+    def _length_paid(self, rate: float, width: int, guess_seconds: float = 0.0) -> int:
+        """Return how many guessed tokens in a row pay in a step of `width` replies, when one holds at such a `rate` and
+        takes so many seconds to guess.
+        """
+        if self._mode == "on":
+            return MAX_DRAFT
         base = self._scheduler.decode_seconds(width)
         cost = self._token_seconds if self._token_seconds is not None else self._scheduler.prefill_seconds
         if base is None or cost is None:
             return 0
-        least = MARGIN * cost * width / base
-        if least >= guess.rate:
+        least = MARGIN * (cost + guess_seconds) * width / base
+        if least >= rate:
             return 0
-        return int(math.log(max(least, 1e-6)) / math.log(min(guess.rate, 0.999)))
+        return min(MAX_DRAFT, int(math.log(max(least, 1e-6)) / math.log(min(rate, 0.999))))
+
+
+def _mean(mean: float | None, value: float) -> float:
+    return value if mean is None else mean + COST_SMOOTHING * (value - mean)
 
 
 def _agreeing(guessed: Tokens[int], sampled: Tokens[int]) -> int:

@@ -77,4 +77,5 @@ class Stepper:
             if self._controller.threads != self._threads:
                 self._threads = self._controller.threads
                 self._context.set_threads(self._threads)
+                self._speculation.set_threads(self._threads)
         return outputs

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from promptd.backends import open_graph
 from promptd.backends.base import Graph
 from promptd.backends.echo import EchoGraph
 from promptd.config import EngineSettings, GraphSettings, GuestSettings, Settings
-from promptd.graphs.reference import EchoReference, FileReference, parse_reference
+from promptd.errors import InvalidArgument
+from promptd.graphs.reference import EchoReference, FileReference, Reference, parse_reference
 from promptd.graphs.registry import Registry
 from promptd.graphs.store import Store
 from promptd.wasm.cache import CompileCache
@@ -113,8 +116,13 @@ class Host:
         reference = parse_reference(settings.model)
         if isinstance(reference, EchoReference):
             return EchoGraph(settings)
-        path = reference.path if isinstance(reference, FileReference) else self._store.resolve(reference).path
-        return open_graph(path, settings, engine)
+        draft = None if settings.draft is None else self._path_of(parse_reference(settings.draft))
+        return open_graph(self._path_of(reference), settings, engine, draft)
+
+    def _path_of(self, reference: Reference) -> Path:
+        if isinstance(reference, EchoReference):
+            raise InvalidArgument("draft: echo is no model that could guess for another")
+        return reference.path if isinstance(reference, FileReference) else self._store.resolve(reference).path
 
     def _load_guest(self, name: str, settings: GuestSettings) -> Guest:
         return self._runtime.load(settings.file, name)
@@ -128,5 +136,5 @@ def _loads_alike(name: str, before: Settings, after: Settings) -> bool:
     """Return whether a graph has the same model, loaded in the same way, under both settings."""
     return before.engine == after.engine and all(
         getattr(before.graphs[name], field) == getattr(after.graphs[name], field)
-        for field in ("model", "target", "context")
+        for field in ("model", "target", "context", "draft")
     )

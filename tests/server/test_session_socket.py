@@ -214,7 +214,7 @@ def test_keys_and_hosts_are_asked_for_as_on_every_door(guest_files: dict[str, Pa
 
 
 def test_more_connections_than_allowed_are_refused_politely_until_one_is_closed() -> None:
-    settings = Settings(graphs={"echo": GraphSettings(model="echo")}, server=ServerSettings(max_connections=3))
+    settings = Settings(graphs={"echo": GraphSettings(model="echo")}, server=ServerSettings(max_connections=2))
     with serving(settings) as served:
         session = served.open(graph="echo")
         with _socket(served, session):  # beside the connection that opened the session

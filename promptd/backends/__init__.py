@@ -27,6 +27,8 @@ def _onnx(path: Path, settings: GraphSettings, engine: EngineSettings, draft: Pa
 
     if draft is not None:
         raise UnsupportedOperation("draft: only GGUF models can have a draft model")
+    if settings.lora:
+        raise UnsupportedOperation("lora: only GGUF models can have LoRA adapters")
     return OnnxGraph(path, target=settings.target)
 
 

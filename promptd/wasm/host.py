@@ -9,6 +9,7 @@ from promptd.backends.base import Graph
 from promptd.backends.echo import EchoGraph
 from promptd.config import EngineSettings, GraphSettings, GuestSettings, Settings
 from promptd.errors import InvalidArgument
+from promptd.graphs.adapter import check_adapter
 from promptd.graphs.reference import EchoReference, FileReference, Reference, parse_reference
 from promptd.graphs.registry import Registry
 from promptd.graphs.store import Store
@@ -80,11 +81,16 @@ class Host:
         """Take other settings. Sessions and conversations keep what they were opened with, until they end.
 
         Guests are compiled at once, as their files are now. Raises the PromptdError of one that fails, or
-        InvalidArgument when one that was added has the same name, and then nothing has changed. Graphs of which only
-        options have changed stay loaded, others are loaded when asked for.
+        InvalidArgument when one that was added has the same name, and then nothing has changed; so it is with a LoRA
+        adapter that does not fit the model of a loaded graph. Graphs of which only options have changed stay loaded,
+        others are loaded when asked for.
         """
         guests = {name: self._load_guest(name, guest) for name, guest in settings.guests.items()}
         before, loaded = self.settings, self._graphs.loaded()
+        for name in loaded.keys() & settings.graphs.keys():
+            if _loads_alike(name, before, settings) and not isinstance(loaded[name], EchoGraph):
+                for adapter in settings.graphs[name].lora:
+                    check_adapter(adapter.file, self._path_of(parse_reference(settings.graphs[name].model)))
         self._guests.update(settings.guests, guests)
         self.settings = settings
         self._graphs.update(_graphs_of(settings))

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from lora_files import metadata, write_lora
 
+from promptd.backends import open_graph as open_backend
 from promptd.backends.ggml import GgmlGraph
 from promptd.backends.text import Allowance
 from promptd.chat import ChatOptions, Completion, Message
-from promptd.config import EngineSettings, GraphSettings
-from promptd.errors import InvalidEncoding, NotFound
+from promptd.config import EngineSettings, GraphSettings, LoraSettings
+from promptd.errors import InvalidEncoding, NotFound, UnsupportedOperation
 from promptd.tensor import Tensor
 
 ENGINE = EngineSettings(threads=1, step_tokens=48, kv_tokens=2048)
@@ -153,4 +154,7 @@ def test_a_bad_adapter_is_refused_when_the_graph_is_opened(open_graph: Open, tmp
         open_graph((odd, 0.0))
     with pytest.raises(NotFound):
         open_graph((tmp_path / "none.gguf", 1.0))
+    with pytest.raises(UnsupportedOperation, match="only GGUF models can have LoRA adapters"):
+        (tmp_path / "model.onnx").write_bytes(b"\x08\x07")
+        open_backend(tmp_path / "model.onnx", GraphSettings(model="m", lora=(LoraSettings(file=odd),)), ENGINE)
     assert open_graph().stats().worker_pid == worker

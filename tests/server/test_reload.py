@@ -10,12 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from exact import EXACT
+from lora_files import write_lora
 from serving import Served, serving, wait_until
 from test_daemon import _daemon, _ended
 from wat_guests import HANDLER, LINES
 
 from promptd.backends.ggml import GgmlGraph
-from promptd.config import GraphSettings, GuestSettings, KeySettings, ServerSettings, Settings
+from promptd.config import GraphSettings, GuestSettings, KeySettings, LoraSettings, ServerSettings, Settings
 from promptd.errors import InvalidArgument
 from promptd.server.keys import key_hash
 
@@ -151,7 +152,7 @@ def _lives(process: int) -> bool:
     return False
 
 
-def test_graphs_keep_their_engine_when_both_change_at_once(smollm2: Path) -> None:
+def test_graphs_keep_their_engine_when_both_change_at_once(smollm2: Path, tmp_path: Path) -> None:
     chat = GraphSettings(model=f"file:{smollm2}", max_tokens=2)
     of_its_own = EXACT.model_copy(update={"step_tokens": 56})
     file = _File(Settings(graphs={"chat": chat}, engine=of_its_own))
@@ -164,6 +165,18 @@ def test_graphs_keep_their_engine_when_both_change_at_once(smollm2: Path) -> Non
         assert _reload(served) == ["graph again added"]
         again = served.host.graph("again")
         assert isinstance(again, GgmlGraph) and again.stats().worker_pid == worker
+        del again
+        lora = LoraSettings(file=write_lora(tmp_path / "pirate.gguf"))
+        wrong = LoraSettings(file=write_lora(tmp_path / "wrong.gguf", {"blk.0.attn_q.weight": (8, 8)}))
+        file.change(graphs={"chat": chat.model_copy(update={"lora": (lora,)})})
+        assert _reload(served) == ["graph again removed", "graph chat changed"]
+        adapted = served.host.graph("chat")
+        assert isinstance(adapted, GgmlGraph) and adapted.settings.lora == (lora,)
+        assert adapted.stats().worker_pid == worker
+        file.change(graphs={"chat": chat.model_copy(update={"lora": (lora, wrong)})})
+        response = served.http.post("/v1/reload")
+        assert response.status_code == 400 and "wrong.gguf does not fit" in response.text
+        assert served.host.graph("chat") is adapted
 
 
 def test_sighup_reloads_promptd_toml_and_a_wrong_one_is_told_of(tmp_path: Path, guest_files: dict[str, Path]) -> None:

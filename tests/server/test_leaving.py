@@ -38,8 +38,10 @@ def rambling(smollm2: Path, guest_files: dict[str, Path], built_guest: Callable[
         "persona": GuestSettings(file=built_guest("persona"), graphs=("chat",)),
     }
     server = ServerSettings(session_grace=0)
-    with serving(Settings(graphs={"chat": chat}, guests=guests, server=server)) as running:
-        yield running
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("promptd.engine.client.CRASH_WINDOW_S", 0.0)  # its worker is killed more often than is forgiven
+        with serving(Settings(graphs={"chat": chat}, guests=guests, server=server)) as running:
+            yield running
 
 
 def _no_sequences(served: Served) -> None:
@@ -120,6 +122,8 @@ def test_a_worker_that_is_killed_costs_one_reply(rambling: Served, target: dict[
     with rambling.streaming(path, body) as stream:
         assert next(stream)[0] == "piece"
     assert rambling.complete("chat", "Are you there?", max_tokens=3).status_code == 200
+    rambling.http.delete(f"/v1/sessions/{session}")
+    _no_sequences(rambling)
 
 
 def test_a_worker_that_is_killed_ends_an_openai_stream_with_an_error(rambling: Served) -> None:

@@ -10,11 +10,27 @@ from fastapi.responses import Response
 from promptd.errors import NotFound
 from promptd.server.keys import PUBLIC_PREFIX
 
+_MODULES = (
+    "api",
+    "app",
+    "branches",
+    "engine",
+    "icons",
+    "keyboard",
+    "markdown",
+    "messages",
+    "state",
+    "talk",
+    "theme",
+    "tree",
+    "view",
+)
+
 _TYPES = {
     "index.html": "text/html; charset=utf-8",
     "style.css": "text/css; charset=utf-8",
     "icon.svg": "image/svg+xml",
-    **dict.fromkeys(("app.js", "api.js", "engine.js", "markdown.js", "tree.js"), "text/javascript; charset=utf-8"),
+    **{f"{module}.js": "text/javascript; charset=utf-8" for module in _MODULES},
 }
 """Every file of the page, and its type."""
 

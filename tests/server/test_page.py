@@ -112,6 +112,49 @@ def test_markdown_is_drawn_and_markup_is_not(page: Page) -> None:
     expect(body).to_contain_text("[trap](javascript:alert(1))")
 
 
+ATTACKS = [
+    "<svg onload=alert(1)>",
+    "<a href='javascript:alert(1)'>x</a>",
+    "[x](javascript:alert(1))",
+    "[x](JaVaScRiPt:alert(1))",
+    "[x](data:text/html,<script>alert(1)</script>)",
+    "![x](https://example.com/beacon.png)",
+    "[x](&#106;avascript:alert(1))",
+    '[x](https://example.com/" onmouseover="alert(1))',
+    '```"><img src=x onerror=alert(1)>\nx\n```',
+    "[<img src=x>](https://a.b)",
+    "| <iframe src=//evil.example> |\n|---|\n| <style>*{display:none}</style> |",
+    "&lt;script&gt;alert(1)&lt;/script&gt;",
+    "# <meta http-equiv=refresh content=0;url=//evil.example>",
+    "> <object data=//evil.example>",
+    "[x](vbscript:x)",
+    "[x](file:///etc/passwd)",
+]
+
+
+def test_no_markdown_becomes_markup_that_does_something(page: Page) -> None:
+    dialogs: list[str] = []
+    page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    _say(page, "echo", "\n\n".join(ATTACKS))
+    body = page.locator(".assistant .body")
+    _replies(page)
+    dangerous = "script, img, svg, iframe, object, embed, style, meta, link, form, input, base"
+    assert body.locator(dangerous).count() == 0
+    harmless = """all => all.flatMap(each => each.getAttributeNames()
+        .filter(name => !["class", "href", "target", "rel", "type", "start"].includes(name)))"""
+    assert body.locator("*").evaluate_all(harmless) == []
+    for link in body.locator("a").all():
+        assert re.match("https?://|mailto:", link.get_attribute("href") or "")
+        assert "noopener" in (link.get_attribute("rel") or "")
+    assert dialogs == []
+
+
+def test_the_engine_view_shows_the_cells_of_closed_conversations_apart(page: Page) -> None:
+    _say(page, "chat", "Are cats real?")
+    _replies(page)
+    expect(page.locator("#kv .kept")).to_have_attribute("title", re.compile("[1-9][0-9]* cells"))
+
+
 def test_a_message_can_be_edited_and_both_branches_are_kept(page: Page) -> None:
     _say(page, "echo", "first")
     _replies(page)
@@ -140,6 +183,23 @@ def test_a_conversation_forks_at_any_reply(page: Page) -> None:
     page.reload()
     expect(page.locator(".assistant")).to_have_count(2)
     assert _replies(page) == ["one", "two"], "conversations outlive the page"
+
+
+def test_both_branches_are_seen_side_by_side(page: Page) -> None:
+    for text in ("one", "left"):
+        _say(page, "echo", text)
+        _replies(page)
+    page.locator(".assistant").first.hover()
+    page.get_by_label("Fork here").first.click()
+    _say(page, "echo", "right")
+    _replies(page)
+    page.get_by_text("2 / 2").click()
+    columns = page.locator("#beside .column")
+    expect(columns).to_have_count(2)
+    assert [column.locator(".body").all_inner_texts() for column in columns.all()] == [["left"] * 2, ["right"] * 2]
+    columns.first.get_by_role("button", name="Go on here").click()
+    expect(page.locator("#beside")).not_to_be_visible()
+    assert _replies(page) == ["one", "left"]
 
 
 def test_a_reply_can_be_made_again_stopped_and_copied(page: Page, served: Served) -> None:
@@ -201,5 +261,7 @@ def test_the_page_says_what_it_may_load(served: Served) -> None:
     assert "default-src 'none'" in response.headers["Content-Security-Policy"]
     assert "frame-ancestors 'none'" in response.headers["Content-Security-Policy"]
     assert served.http.get("/page/app.js").headers["Content-Type"].startswith("text/javascript")
+    for script in re.findall(r'from "./(\w+\.js)"', served.http.get("/page/app.js").text):
+        assert served.http.get(f"/page/{script}").status_code == 200
     assert served.http.get("/page/nothing.js").status_code == 404
     assert served.http.get("/page/..%2fapp.py").status_code == 404

@@ -1,6 +1,7 @@
 // The live view of the engine: batch width, queue, tokens per second, and the KV cells of each conversation.
 
 import * as api from "./api.js";
+import { element } from "./markdown.js";
 
 const QUIET_MS = 1500;
 const BUSY_MS = 400;
@@ -48,7 +49,7 @@ function draw(engine) {
   const busy = engine.running + engine.queue > 0;
   byId("engine-dot").className = busy ? "dot busy" : "dot";
   byId("engine-name").textContent = engine.graph;
-  byId("engine-model").textContent = `${engine.device}, ${engine.threads} threads`;
+  byId("engine-model").textContent = `${engine.device}, ${engine.threads} thread${engine.threads === 1 ? "" : "s"}`;
   byId("engine-model").title = engine.model;
   byId("width").textContent = engine.running;
   byId("queue").textContent = engine.queue;
@@ -67,7 +68,8 @@ function draw(engine) {
 }
 
 function cells(bar, kv) {
-  const parts = new Map([...bar.children].map((part) => [part.dataset.id, part]));
+  const kept = bar.querySelector(".kept") ?? element("i", { class: "kept" });
+  const parts = new Map([...bar.children].filter((part) => part !== kept).map((part) => [part.dataset.id, part]));
   for (const { id, cells, running } of kv.conversations) {
     let part = parts.get(String(id));
     if (part) parts.delete(String(id));
@@ -82,8 +84,14 @@ function cells(bar, kv) {
     part.title = `conversation ${id}: ${cells.toLocaleString()} cells${running ? ", answering" : ""}`;
   }
   for (const part of parts.values()) part.remove();
+  // Cells of closed conversations stay until others need them, for prompts that begin alike.
   const held = kv.conversations.reduce((sum, each) => sum + each.cells, 0);
-  bar.style.setProperty("--free", Math.max(0, kv.cells - held));
+  const others = Math.max(0, kv.used - held);
+  kept.style.flexGrow = others;
+  kept.hidden = !others;
+  kept.title = `kept of closed conversations: ${others.toLocaleString()} cells`;
+  bar.append(kept);
+  bar.style.setProperty("--free", Math.max(0, kv.cells - Math.max(held, kv.used)));
 }
 
 function spark() {

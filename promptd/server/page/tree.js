@@ -40,6 +40,13 @@ export class Chat {
     return path;
   }
 
+  // The message of that id, and those that follow it on the branch that is looked at.
+  pathFrom(id) {
+    const path = [];
+    for (let at = id; at; at = this.chosen[at]) path.push(this.nodes[at]);
+    return path;
+  }
+
   add(parent, message) {
     const node = { id: newId(), parent: parent?.id ?? "", ...message };
     this.nodes[node.id] = node;

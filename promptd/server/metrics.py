@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from promptd.chat import Completion
 from promptd.errors import PromptdError, TooLarge, code_of
 from promptd.server.engines import EngineView
-from promptd.wasm.traps import GuestDeadline, GuestOutputLimit, GuestStopped, GuestTrap
+from promptd.wasm.traps import GuestCallLimit, GuestDeadline, GuestOutputLimit, GuestStopped, GuestTrap
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -44,11 +44,15 @@ _COUNTERS: dict[str, tuple[str, Callable[[EngineView], float]]] = {
     "thread_changes": ("Changes of the number of threads.", lambda view: view.stats.thread_changes),
     "evictions": ("Conversations that lost their KV cells to others.", lambda view: view.stats.evictions),
     "preemptions": ("Replies that were put back in the queue.", lambda view: view.stats.preemptions),
+    "spills": ("Conversations whose KV cells were saved outside of the cache.", lambda view: view.stats.spilled),
+    "restores": ("Conversations whose saved KV cells were put back.", lambda view: view.stats.restored),
     "worker_starts": ("Starts of the worker process.", lambda view: view.stats.worker_starts),
 }
 _MEMORY: dict[str, Callable[[EngineView], float]] = {
     "model": lambda view: view.stats.model_bytes,
     "kv": lambda view: view.stats.kv_bytes,
+    "kv_spilled_memory": lambda view: view.stats.spill_memory,
+    "kv_spilled_disk": lambda view: view.stats.spill_disk,
     "worker_resident": lambda view: view.stats.rss,
 }
 
@@ -199,6 +203,7 @@ def _failure_kind(error: PromptdError) -> str:
     for kind, name in (
         (GuestDeadline, "deadline"),
         (GuestOutputLimit, "output"),
+        (GuestCallLimit, "call"),
         (GuestStopped, "stopped"),
         (GuestTrap, "trap"),
         (TooLarge, "limit"),

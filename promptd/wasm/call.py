@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any
 
 
@@ -16,7 +17,8 @@ class Call:
         self.done = False
         self.value: Any = None
         self.error: BaseException | None = None
-        self.thread = threading.Thread(target=self._run, args=(work, ended), name=name, daemon=True)
+        context = copy_context()  # the log names the request also on this thread
+        self.thread = threading.Thread(target=context.run, args=(self._run, work, ended), name=name, daemon=True)
         self.thread.start()
 
     def _run(self, work: Callable[[], Any], ended: Callable[[], None]) -> None:

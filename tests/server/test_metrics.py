@@ -62,6 +62,24 @@ def test_a_guest_that_traps_is_counted(served: Served) -> None:
     assert _value(after, name, guest="handler") - _value(before, name, guest="handler") == 2
 
 
+def test_what_an_operator_watches_is_there(served: Served) -> None:
+    """Requests, tokens, times, queue, width, KV resident and spilled, guests, sessions, memory."""
+    served.complete("chat", "hello", max_tokens=4)
+    served.complete("guest/handler", "*")
+    samples = _samples(served)
+    names = {name for name, _ in samples}
+    assert names >= {
+        "promptd_requests_total", "promptd_turns_total", "promptd_tokens_total", "promptd_sessions",
+        "promptd_time_to_first_token_seconds_bucket", "promptd_inter_token_seconds_bucket",
+        "promptd_engine_queue", "promptd_engine_batch_width", "promptd_engine_kv_cells_used", "promptd_engine_kv_cells",
+        "promptd_engine_spills_total", "promptd_engine_restores_total", "promptd_engine_evictions_total",
+        "promptd_guest_start_seconds_count", "promptd_guest_failures_total", "promptd_guest_instances",
+        "process_resident_memory_bytes",
+    }  # fmt: skip
+    kinds = {dict(labels)["kind"] for name, labels in samples if name == "promptd_memory_bytes"}
+    assert kinds >= {"model", "kv", "kv_spilled_memory", "kv_spilled_disk", "worker_resident"}
+
+
 def test_paths_that_do_not_exist_make_no_labels(served: Served) -> None:
     before = _value(_samples(served), "promptd_requests_total", method="GET", route="none", status="404")
     for number in range(3):

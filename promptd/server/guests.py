@@ -46,10 +46,13 @@ class GuestInstance:
         self._once = only_message is not None
         self._past = list(past)
         self._output = _Output()
+        stdin: Stdin | bytes = Stdin.LINES if only_message is None else only_message.encode()
+        if host.guest(name).is_handler:
+            stdin = Stdin.CLOSED  # wasmtime would read a pipe ahead, and has 512 threads for that
         self._session = host.open_session(
             name,
             stdio=Stdio(
-                Stdin.LINES if only_message is None else only_message.encode(),
+                stdin,
                 stdout=self._output.feed,
                 stderr=self._on_stderr,
             ),

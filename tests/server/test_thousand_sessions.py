@@ -61,11 +61,12 @@ def test_a_thousand_sessions_answer_and_leave_nothing_behind(guest_files: dict[s
         def close(session: str) -> None:
             assert clients.ask("DELETE", f"/v1/sessions/{session}")[0] == 204
 
-        before = _pipes()
+        before, blocked = _pipes(), _threads_of_wasmtime()
         sessions = list(active.map(open_one, range(SESSIONS)))
         assert clients.ask("POST", "/v1/sessions", {"graph": "echo"})[0] == 503
         list(active.map(talk, range(SESSIONS), sessions))
         assert _waiting() == len(range(2, SESSIONS, 3)), "each command waits for its next line"
+        assert _threads_of_wasmtime() < blocked + 64, "it has no more than 512 for what blocks"
         list(active.map(close, sessions))
         wait_until(lambda: _waiting() == 0)
         wait_until(lambda: _pipes() <= before)
@@ -79,6 +80,14 @@ def _pipes() -> int:
         with contextlib.suppress(OSError):  # of the folder that was listed
             kinds.append(str(descriptor.readlink()).partition(":")[0])
     return kinds.count("pipe")
+
+
+def _threads_of_wasmtime() -> int:
+    names = []
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # of a thread that has ended
+            names.append((task / "comm").read_text().strip())
+    return names.count("tokio-rt-worker")
 
 
 def _waiting() -> int:

@@ -39,7 +39,9 @@ def test_temperature_and_penalties_do_not_change_what_is_told(engine: Engine, as
     plain = ask(engine.conversation("scored"), "Name three fruits.", SCORED).logprobs[0]
     changes = {"temperature": 1.5, "repeat_penalty": 1.5, "seed": 3, "max_tokens": 1}
     other = ask(engine.conversation("scored"), "Name three fruits.", msgspec.structs.replace(SCORED, **changes))
-    assert [each.logprob for each in other.logprobs[0].top] == pytest.approx([each.logprob for each in plain.top])
+    assert [each.logprob for each in other.logprobs[0].top] == pytest.approx(
+        [each.logprob for each in plain.top], abs=0.1
+    )
 
 
 def test_a_stream_tells_of_each_token_with_its_text(engine: Engine) -> None:

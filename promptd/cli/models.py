@@ -91,15 +91,19 @@ def verify(
         str | None,
         typer.Argument(metavar="[NAME]", help="All models when left out.", autocompletion=completion.stored_models),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Hash the files of one model, or all models, again."""
     with ProgressLines() as progress:
         verifications = Store().verify(name, progress)
-    for verification in verifications:
-        if verification.fault is None:
-            print_line(f"{verification.model.reference}: whole, {verification.model.digest}")
-        else:
-            print_error(verification.fault)
+    if as_json:
+        print_json([{**_as_table(each.model), "fault": each.fault} for each in verifications])
+    else:
+        for verification in verifications:
+            if verification.fault is None:
+                print_line(f"{verification.model.reference}: whole, {verification.model.digest}")
+            else:
+                print_error(verification.fault)
     if any(verification.fault for verification in verifications):
         raise typer.Exit(1)
 

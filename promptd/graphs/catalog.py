@@ -127,7 +127,7 @@ class Catalog:
             known = ", ".join(self._entries)
             hint = did_you_mean(reference.name, self._entries)
             raise NotFound(
-                f"the catalog has no model {reference.name!r}{hint}; it has {known}"
+                f"the catalog has no model {reference.name!r}{hint or f'; it has {known}'}"
                 " (hf.co/USER/REPO and file:PATH name others)"
             )
         entry = tags.get(reference.tag) if reference.tag else next(iter(tags.values()))

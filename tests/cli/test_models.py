@@ -147,6 +147,8 @@ def test_verify_says_which_file_is_damaged_and_what_to_do(promptd: Run) -> None:
     failed = promptd("verify", code=1)
     assert f"{path} is damaged" in failed.stderr.splitlines()[-1]
     assert f"run `promptd pull {REFERENCE}`" in failed.stderr
+    (listed,) = json.loads(promptd("verify", "--json", code=1).stdout)
+    assert listed["path"] == str(path) and "is damaged" in listed["fault"]
     assert f"{path.resolve()} is damaged and was removed" in promptd("pull", REFERENCE).stderr
     promptd("verify", REFERENCE)
 

@@ -37,7 +37,8 @@ def main(
     model, threads = Store().resolve("smollm2").path, physical_cores()
     programs = build()
     bench = Bench(model, Upstream(programs, model, threads), ROOT / "guests/bench/bench.wasm", quick, threads)
-    chosen = [ROWS[name] for name in rows] if rows else [row for row in ROWS.values() if not (quick and row.slow)]
+    usual = [row for row in ROWS.values() if not (row.on_request or (quick and row.slow))]
+    chosen = [ROWS[name] for name in rows] if rows else usual
     outcomes = [_run(row, bench) for row in chosen]
     report.show(outcomes)
     result = report.as_json(outcomes, quick=quick)

@@ -51,9 +51,22 @@ def _second_turn(bench: Bench) -> Measured:
     return Measured([decoded], [new], "tokens", {"prompt": second.prompt, "cached": second.cached})
 
 
-def _wake(bench: Bench) -> Measured:
+def wake(live: int, *, on_request: bool = False) -> Row:
+    """Return the row for so many conversations."""
+    return Row(
+        f"wake-{live}",
+        f"{live} live conversations of ~500 tokens on cells for 16 (--quick: 32 on 2): first token p50 when woken",
+        "prefilling them again",
+        0.03,
+        "lower",
+        partial(_wake, live),
+        on_request=on_request,
+    )
+
+
+def _wake(live: int, bench: Bench) -> Measured:
     """Wake conversations that were spilled, in random order, and prefill others of the same length."""
-    live, resident = (32, 2) if bench.quick else (256, 16)
+    live, resident = (32, 2) if bench.quick else (live, 16)
     woken = min(live, 24)
     engine = EngineSettings(kv_tokens=resident * 640, max_sequences=64)
     with guests(bench, engine=engine, max_tokens=1) as host:
@@ -104,14 +117,8 @@ ROWS = [
         _system_prompt,
     ),
     Row("second-turn", "second turn: prompt tokens decoded", "the new ones", 1.0, "lower", _second_turn),
-    Row(
-        "wake",
-        "256 live conversations of ~500 tokens on cells for 16 (--quick: 32 on 2): first token p50 when woken",
-        "prefilling them again",
-        0.03,
-        "lower",
-        _wake,
-    ),
+    wake(64),
+    wake(256, on_request=True),
     Row(
         "fork",
         "fork of a 2,000-token conversation, 8 ways: prompt tokens decoded until all answer",

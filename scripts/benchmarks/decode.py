@@ -47,9 +47,13 @@ def guest_rate(host: Guests, count: int, tokens: int, pair: int) -> float:
     """Return the tokens a second of the second turn of so many guests, whose prompt is next to nothing."""
     sessions = host.open(count, begin=pair * count)
     together([partial(say, session, OPENING) for session in sessions])
+    before = host.stats().generated_tokens
     seconds, _ = together([partial(say, session, " and") for session in sessions])
+    generated = host.stats().generated_tokens - before
     close(sessions)
-    return count * tokens / seconds
+    if generated != count * tokens:
+        raise RuntimeError(f"{count} replies had {generated} tokens together, not {tokens} each")
+    return generated / seconds
 
 
 @contextlib.contextmanager

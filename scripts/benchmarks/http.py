@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -51,6 +52,8 @@ def _daemon(bench: Bench, tokens: int) -> Iterator[httpx2.Client]:
                     url = found and found[1]
                 if url is None:
                     raise RuntimeError("promptd serve did not start")
+                # A daemon whose log nobody reads stops at a full pipe.
+                threading.Thread(target=process.stdout.read, daemon=True).start()
                 with httpx2.Client(base_url=url, timeout=600, trust_env=False) as client:
                     yield client
             finally:
@@ -66,6 +69,12 @@ def _stream(client: httpx2.Client, session: str, text: str) -> None:
             pass
 
 
+def _generated(client: httpx2.Client) -> float:
+    """Return the tokens that the daemon's engine has generated."""
+    found = re.findall(r"^promptd_engine_generated_tokens_total\{.*\} (\S+)", client.get("/metrics").text, re.MULTILINE)
+    return sum(map(float, found))
+
+
 def _http(bench: Bench) -> Measured:
     tokens = 32 if bench.quick else 64
     ours, theirs = [], []
@@ -74,8 +83,9 @@ def _http(bench: Bench) -> Measured:
             opened = [client.post("/v1/sessions", json={"guest": "bench"}).raise_for_status() for _ in range(COUNT)]
             ids = [json.loads(each.text)["id"] for each in opened]
             together([partial(_stream, client, each, f"!stream {OPENING}") for each in ids])
+            before = _generated(client)
             seconds, _ = together([partial(_stream, client, each, "!stream  and") for each in ids])
-            ours.append(COUNT * tokens / seconds)
+            ours.append((_generated(client) - before) / seconds)
             for each in ids:
                 client.delete(f"/v1/sessions/{each}")
 
@@ -85,8 +95,9 @@ def _http(bench: Bench) -> Measured:
                 context.send([Message("user", text)], ChatOptions()).result()  # type: ignore[attr-defined]
 
             together([partial(turn, context, OPENING) for context in contexts])
+            generated = host.stats().generated_tokens
             seconds, _ = together([partial(turn, context, " and") for context in contexts])
-            theirs.append(COUNT * tokens / seconds)
+            theirs.append((host.stats().generated_tokens - generated) / seconds)
             for context in contexts:
                 context.close()
     return Measured(ours, theirs, "tokens/s")

@@ -55,6 +55,8 @@ class Row:
     run: Callable[[Bench], Measured]
     slow: bool = False
     """Left out of --quick, unless asked for by name."""
+    on_request: bool = False
+    """Only run when asked for by name: it alone takes as long as all others."""
 
     def met(self, ratio: float) -> bool:
         """Whether the ratio is as good as was aimed at."""

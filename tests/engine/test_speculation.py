@@ -44,7 +44,7 @@ def both(engines: Pair, text: str, sampling: Sampling) -> list[Completion]:
     "sampling",
     [
         LONG,
-        Sampling(temperature=0.7, seed=5, max_tokens=48),
+        Sampling(temperature=0.4, seed=5, max_tokens=48),
         Sampling(temperature=0, max_tokens=48, stop=("Every morn",)),
         Sampling(temperature=0, max_tokens=48, repeat_penalty=1.1),
         Sampling(temperature=0, max_tokens=48, grammar='root ::= [A-Za-z ]+ "." [A-Za-z ]+ "," [^"]*'),

@@ -12,11 +12,12 @@ from typing import Literal
 
 from promptd.chat import Message, StopReason
 from promptd.engine import llama
+from promptd.engine.builders import PromptBuilders
 from promptd.engine.generation import Generation
 from promptd.engine.kvcache import KVCache
 from promptd.engine.llama_adapters import LoadedAdapters
 from promptd.engine.llama_logprobs import logprob_of
-from promptd.engine.loading import Loaded, chat_template
+from promptd.engine.loading import Loaded
 from promptd.engine.messages import (
     Accepted,
     Cancel,
@@ -41,7 +42,6 @@ from promptd.engine.messages import (
     Take,
     Tokenize,
 )
-from promptd.engine.prompts import PromptBuilder
 from promptd.engine.quota import Quotas
 from promptd.engine.raw import RawGeneration
 from promptd.engine.raw_calls import RawCalls
@@ -52,14 +52,9 @@ from promptd.engine.speculation import Speculation
 from promptd.engine.spill import Spill
 from promptd.engine.statistics import EngineStats, KVHolder
 from promptd.engine.stepper import Stepper
-from promptd.engine.template import ChatTemplate, RawTemplate
 from promptd.engine.tokenizer import Fragment, Tokenizer
-from promptd.engine.transcript import TOKEN_CODE, Transcript, common_prefix
+from promptd.engine.transcript import Transcript, common_prefix
 from promptd.errors import InvalidArgument, PromptdError, RuntimeFailure, TimedOut, code_of
-
-SECONDS_PER_DAY = 86_400.0
-"""Chat templates show the date; a preamble is taken anew each day."""
-MAX_PREAMBLES = 64
 
 
 @dataclass(slots=True)
@@ -125,7 +120,7 @@ class Core:
             adapt_threads=adapt_threads,
         )
         self._tokenizer = Tokenizer(loaded.model.vocabulary)
-        self._builders: dict[tuple[str, int], PromptBuilder] = {}
+        self._builders = PromptBuilders(loaded, self._tokenizer)
         self._dialogues: dict[int, _Dialogue] = {}
         self._calls: dict[int, _Dialogue] = {}
         self._samplers = Samplers(loaded.model.vocabulary, loaded.info.context)
@@ -139,7 +134,6 @@ class Core:
             step_tokens=step_tokens,
             queue=queue,
         )
-        self._preambles: dict[tuple[str, tuple[Message, ...], float], array[int]] = {}
 
     @property
     def busy(self) -> bool:
@@ -251,7 +245,7 @@ class Core:
             raise TimedOut("the deadline passed before the reply began")
         self._adapters.load(dialogue.sequence.adapters)
         context = self._quotas.context(dialogue.sequence.guest, self.loaded.info.context)
-        prompt = self._builder(dialogue.template, context).build(
+        prompt = self._builders.builder(dialogue.template, context).build(
             dialogue.transcript,
             dialogue.transcript.history(),
             dialogue.rendered,
@@ -352,32 +346,7 @@ class Core:
         if dialogue.public is None:
             return 0
         opened = dialogue.transcript.opened
-        key = (dialogue.template, dialogue.public, opened // SECONDS_PER_DAY)
-        if key not in self._preambles:
-            if len(self._preambles) >= MAX_PREAMBLES:
-                self._preambles.clear()
-            try:
-                builder = self._builder(dialogue.template, self.loaded.info.context)
-                preamble = builder.preamble(dialogue.public, opened)
-            except PromptdError:  # the template does not take such a conversation
-                preamble = array(TOKEN_CODE)
-            self._preambles[key] = preamble
-        return common_prefix(prompt, self._preambles[key])
-
-    def _builder(self, template: Literal["auto", "none"], context: int) -> PromptBuilder:
-        """Return the prompt builder for a graph's template setting and a guest's context; raises RuntimeFailure for a
-        model whose template is broken.
-        """
-        if (template, context) not in self._builders:
-            own = chat_template(self.loaded.model) if template == "auto" else None
-            chat: ChatTemplate = own or RawTemplate()
-            remedy = (
-                "give the graph a larger context"
-                if context == self.loaded.info.context
-                else "give the guest a larger kv-quota"
-            )
-            self._builders[template, context] = PromptBuilder(self._tokenizer, chat, context, remedy)
-        return self._builders[template, context]
+        return common_prefix(prompt, self._builders.preamble(dialogue.template, dialogue.public, opened))
 
     def _stats(self) -> EngineStats:
         counters, scheduler, kv, info = self._scheduler.counters, self._scheduler, self._kv, self.loaded.info

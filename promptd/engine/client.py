@@ -61,9 +61,11 @@ from promptd.errors import BY_NAME, PromptdError, RuntimeFailure, TooLarge
 
 CRASH_WINDOW_S = 30.0
 MAX_CRASHES = 3
-"""After this many crashes within CRASH_WINDOW_S the worker is not started again until the oldest is further back."""
+"""After this many crashes within CRASH_WINDOW_S, and no reply between them that came to its end, the worker is not
+started again until the oldest is further back.
+"""
 BACK_OFF_S = (0.0, 0.5, 2.0)
-"""Pause before a start, by crashes within the window."""
+"""Pause before a start, by such crashes within the window."""
 
 MAX_COUNT_CHARACTERS = 1024**2
 """The worker tokenises some megabytes a second, and nobody's reply goes on meanwhile."""
@@ -134,6 +136,7 @@ class Engine:
         self._handlers: dict[int, tuple[Link, Handler]] = {}
         self._discarded: deque[tuple[Link, int]] = deque()
         self._crashes: deque[float] = deque(maxlen=MAX_CRASHES)
+        """When workers crashed since the last reply that came to its end."""
         self._last_cause = ""
         self._starts = 0
         self._keep_alive = settings.keep_alive
@@ -407,9 +410,11 @@ class Engine:
                     self._tell(call, data)
             case Accepted():
                 self._tell(event.call, event)
-            case (
-                Ended() | Failed() | Counted() | StatsRead() | Tokenized() | RawEnded() | Embedded() | AdaptersLoaded()
-            ):
+            case Ended() | RawEnded() | Embedded():
+                with self._lock:
+                    self._crashes.clear()
+                self._tell(event.call, event, last=True)
+            case Failed() | Counted() | StatsRead() | Tokenized() | AdaptersLoaded():
                 self._tell(event.call, event, last=True)
 
     def _abandon(self, link: Link, call: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -104,15 +105,16 @@ def test_a_worker_that_keeps_crashing_is_not_started_for_ever(
     monkeypatch.setattr(client, "BACK_OFF_S", (0.0, 0.0, 0.0))
     monkeypatch.setattr(client, "CRASH_WINDOW_S", 600.0)
     conversation = engine.conversation("guest")
+    ask(conversation, "Hello.")
     for _ in range(client.MAX_CRASHES):
-        ask(conversation, "Hello.")
+        engine.count_tokens("Hello.")
         pid = kill_worker(engine)
         wait_until(lambda pid=pid: engine.stats().worker_pid != pid)
     with pytest.raises(RuntimeFailure, match=r"crashed 3 times within 600 s, and was killed by SIGKILL at last"):
         conversation.send([Message("user", "Hello.")])
     assert engine.stats().worker_pid is None
     monkeypatch.setattr(client, "CRASH_WINDOW_S", 0.0)
-    assert conversation.turns == 3
+    assert conversation.turns == 1
     assert ask(conversation, "Hello.").text
 
 
@@ -325,3 +327,12 @@ def test_the_parent_never_loads_llama_cpp() -> None:
     program = "import sys, promptd.wasm.host, promptd.backends.ggml; print('llama_cpp' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout == "False\n"
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="only Linux tells a process's memory in /proc")
+def test_the_memory_shown_of_a_worker_is_what_the_kernel_says(engine: Engine, ask: Ask) -> None:
+    ask(engine.conversation("guest"), "Hello.")
+    stats = engine.stats()
+    rollup = Path(f"/proc/{stats.worker_pid}/smaps_rollup").read_text()
+    (resident,) = re.findall(r"^Rss:\s+(\d+) kB", rollup, re.MULTILINE)
+    assert stats.rss == pytest.approx(int(resident) * 1024, rel=0.05)

@@ -54,6 +54,8 @@ MAX_STRINGS = 1 << 23
 MAX_TENSOR_NAME = 63
 MAX_DIMENSIONS = 4
 MAX_ELEMENTS = (1 << 63) - 1
+MAX_BLOCKS = 512
+"""Layers; llama.cpp aborts where there are more, or none (LLAMA_MAX_LAYERS in src/llama-hparams.h)."""
 
 Scalar = str | int | float | bool
 
@@ -179,6 +181,9 @@ class Header:
         architecture = self._text("general.architecture")
         if not architecture:
             _refuse("it does not say general.architecture")
+        blocks = self._count(f"{architecture}.block_count")
+        if blocks is not None and not 0 < blocks <= MAX_BLOCKS:
+            _refuse(f"it claims {blocks} layers, and 1 to {MAX_BLOCKS} are accepted")
         file_type = self._count("general.file_type")
         quantisation = FILE_TYPES.get(file_type) if file_type is not None else None
         return GgufInfo(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -34,6 +35,9 @@ def main(
     if unknown:
         raise typer.BadParameter(f"there is no row {unknown[0]}; the rows are {', '.join(ROWS)}")
     logging.disable(logging.WARNING)
+    # Both sides wait for threads as they do by default, whatever the caller's shell has set.
+    for name in [name for name in os.environ if name.startswith(("OMP_", "GOMP_"))]:
+        del os.environ[name]
     model, threads = Store().resolve("smollm2").path, physical_cores()
     programs = build()
     bench = Bench(model, Upstream(programs, model, threads), ROOT / "guests/bench/bench.wasm", quick, threads)

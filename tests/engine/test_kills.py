@@ -16,7 +16,7 @@ from promptd.config import EngineSettings
 from promptd.engine import Conversation, Engine, Sampling, client
 from promptd.errors import RuntimeFailure
 
-KILLS = 50
+KILLS = 10
 GUESTS = 16
 TURNS = 6
 """After this many a guest begins anew, so that a new worker has little to prefill."""
@@ -25,7 +25,7 @@ SETTINGS = EngineSettings(kv_tokens=2048, max_sequences=8)
 SHORT = Sampling(temperature=0, max_tokens=2)
 
 
-def test_fifty_kills_at_random_moments_among_sixteen_guests_lose_no_conversation(
+def test_kills_at_random_moments_among_sixteen_guests_lose_no_conversation(
     smollm2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "BACK_OFF_S", (0.0, 0.0, 0.0))
@@ -59,7 +59,7 @@ def test_fifty_kills_at_random_moments_among_sixteen_guests_lose_no_conversation
         threads = [threading.Thread(target=chat, args=pair) for pair in enumerate(conversations)]
         for thread in threads:
             thread.start()
-        chance = random.Random(50)
+        chance = random.Random(10)
         killed: set[int] = set()
         while len(killed) < KILLS and not unexpected:
             before = len(answers)

@@ -196,6 +196,10 @@ class EngineSettings(_Settings):
     keep_alive: Annotated[float, BeforeValidator(parse_keep_alive)] = 300.0
     """Seconds after which a model nobody uses is unloaded until it is used again; `forever`, or less than 0, is never.
     """
+    memory: Size | None = None
+    """Bytes all loaded models and their KV caches may take together: idle ones are unloaded for another, the least
+    recently used first. None is what the machine, or the control group, has available.
+    """
     speculation: Literal["auto", "on", "off"] = "auto"
     """Whether tokens are guessed from what a conversation has said, and verified together; `auto`: where that was
     measured to pay.

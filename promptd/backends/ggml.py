@@ -23,6 +23,7 @@ from promptd.chat import ChatOptions, Message, Tool
 from promptd.config import EngineSettings, GraphSettings
 from promptd.engine import Conversation, Engine, EngineInfo, EngineStats, Reply
 from promptd.engine.adapters import Adapters
+from promptd.engine.memory import MemoryBudget
 from promptd.engine.messages import POOLING_MODEL_OR_MEAN
 from promptd.engine.transcript import TOKEN_CODE
 from promptd.errors import InvalidArgument, TooLarge, UnsupportedOperation
@@ -219,6 +220,7 @@ class _Engines:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._shared: dict[EngineKey, _Shared] = {}
+        self._budget = MemoryBudget()
 
     def acquire(self, key: EngineKey, path: Path) -> Engine:
         """Return the engine for `key`, loading it from `path`, a name of the same file, if nobody has."""
@@ -230,7 +232,13 @@ class _Engines:
                 if shared.engine is None:
                     _, target, context, settings, kv_bytes, draft = key
                     shared.engine = Engine(
-                        path, settings, target=target, context=context, kv_bytes=kv_bytes, draft=draft
+                        path,
+                        settings,
+                        target=target,
+                        context=context,
+                        kv_bytes=kv_bytes,
+                        draft=draft,
+                        budget=self._budget,
                     )
                 return shared.engine
         except BaseException:

@@ -25,6 +25,7 @@ from promptd.config import EngineSettings
 from promptd.engine.adapters import Adapters
 from promptd.engine.conversation import Conversation
 from promptd.engine.link import Link
+from promptd.engine.memory import Claim, MemoryBudget
 from promptd.engine.messages import (
     MAX_EMBED_TOKENS,
     MAX_TOKEN_CHARACTERS,
@@ -99,14 +100,16 @@ class Engine:
         context: int | None = None,
         kv_bytes: int | None = None,
         draft: Path | None = None,
+        budget: MemoryBudget | None = None,
     ) -> None:
         """Start the worker and wait until the model is loaded.
 
         `context` is how many tokens one conversation can hold; None is the model's own limit, or the KV cache if
         that is smaller. `kv_bytes` limits the KV cache of a model nobody vouches for. `draft` is a small model of
-        the same vocabulary, which guesses for this one; InvalidArgument when it cannot. Raises NotFound,
-        InvalidEncoding, UnsupportedOperation, TooLarge when that limit is too low, or RuntimeFailure with
-        llama.cpp's cause.
+        the same vocabulary, which guesses for this one; InvalidArgument when it cannot. Engines with the same
+        `budget` make room for each other, as `settings.memory` says. Raises NotFound, InvalidEncoding,
+        UnsupportedOperation, TooLarge when that limit or `settings.memory` is too low, Busy while others are in use,
+        or RuntimeFailure with llama.cpp's cause.
         """
         self.path = path
         self._start = Start(
@@ -144,7 +147,12 @@ class Engine:
         """When the worker was last asked to do something, or was done."""
         self._closed = False
         self._closing = threading.Event()
-        self.info: EngineInfo = self._start_worker()
+        self._budget = budget or MemoryBudget()
+        self._memory = settings.memory
+        self._model_bytes, self._kv_bytes = _size(path) + (0 if draft is None else _size(draft)), 0
+        """What the worker takes; of the KV cache that is known once it has been loaded."""
+        with self._start_lock:
+            self.info: EngineInfo = self._start_worker()
 
     def conversation(
         self,
@@ -342,14 +350,26 @@ class Engine:
                 f" it is started again in {recent[0] + CRASH_WINDOW_S - now:.0f} s at the earliest"
             )
         time.sleep(BACK_OFF_S[len(recent)])
-        link = Link(self._start, self._on_event, self._on_end)
-        with self._lock:
-            self._check_open()
-            self._link = link
-            self._starts += 1
+        claim = self._budget.claim(self, model=self._model_bytes, kv=self._kv_bytes, limit=self._memory)
+        try:
+            link = Link(self._start, self._on_event, partial(self._on_end, claim))
+            with self._lock:
+                self._check_open()
+                self._link = link
+                self._starts += 1
+        except BaseException:
+            self._budget.release(claim)
+            raise
         info = link.open()
+        self._model_bytes, self._kv_bytes = info.model_bytes, info.kv_bytes
+        try:
+            self._budget.settle(claim, model=self._model_bytes, kv=self._kv_bytes, limit=self._memory)
+        except PromptdError:
+            self._unload(link)
+            link.close()
+            raise
+        self._used = time.monotonic()
         if self._keep_alive >= 0:
-            self._used = time.monotonic()
             threading.Thread(target=self._unload_when_idle, args=(link,), name="promptd-idle", daemon=True).start()
         return info
 
@@ -365,12 +385,39 @@ class Engine:
                     wait = self._used + keep - time.monotonic()
                     if self._handlers:
                         wait = max(wait, min(keep, IN_USE_POLL_S))
-                    elif wait <= 0:
-                        self._link = None
-                        link.alive = False
-                if wait <= 0:
-                    link.close()
-                    return
+                    idle = not self._handlers and wait <= 0
+                if idle:
+                    self._unload(link)
+            if idle:
+                link.close()
+                return
+
+    @property
+    def last_used(self) -> float:
+        """When the worker was last asked to do something, or was done, as a `time.monotonic()` value."""
+        return self._used
+
+    def unload_if_idle(self) -> bool:
+        """End the worker if nobody uses it or is about to; the next call starts another. Say whether it was ended."""
+        if not self._start_lock.acquire(blocking=False):  # it is being started
+            return False
+        try:
+            with self._lock:
+                link = self._link
+                if link is None or self._handlers or time.monotonic() - self._used < MIN_IDLE_S:
+                    return False
+            self._unload(link)
+        finally:
+            self._start_lock.release()
+        link.close()
+        return True
+
+    def _unload(self, link: Link) -> None:
+        """Let nobody call the worker any more, which is not counted as a crash."""
+        with self._lock:
+            if self._link is link:
+                self._link = None
+            link.alive = False
 
     def _check_open(self) -> None:
         if self._closed:
@@ -430,8 +477,9 @@ class Engine:
         if entry is not None:
             entry[1](notice)
 
-    def _on_end(self, link: Link) -> None:
+    def _on_end(self, claim: Claim, link: Link) -> None:
         """The worker is gone: tell everyone who waits for it."""
+        self._budget.release(claim)
         with self._lock:
             crashed = link.alive and not self._closed
             link.alive = False
@@ -451,6 +499,14 @@ class Engine:
         return RuntimeFailure(
             f"the model's worker process {link.cause}; the conversation is as it was before, and can go on"
         )
+
+
+def _size(path: Path) -> int:
+    """Return the bytes of a file; 0 for one the worker will not find either."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _on_raw_notice(reply: RawReply, notice: Notice) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from promptd.engine import llama
 from promptd.engine.draft_model import SEQUENCES, DraftModel, check_draft
+from promptd.engine.memory import available_memory
 from promptd.engine.messages import Start
 from promptd.engine.statistics import EngineInfo
 from promptd.engine.template import JinjaTemplate
@@ -181,22 +182,6 @@ def _cells(start: Start, model: llama.Model) -> int:
     wanted = max(DEFAULT_CELLS, min(start.context or 0, model.n_ctx_train))
     affordable = available_memory() // KV_MEMORY_SHARE // max(1, model.kv_cell_bytes)
     return max(MIN_CELLS, -(min(wanted, affordable) // -CELL_STEP) * CELL_STEP)
-
-
-def available_memory() -> int:
-    """Return bytes that could be used without swapping: of the machine, or of the control group if that has less."""
-    try:
-        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        available = int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    try:
-        group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text())
-        available = min(available, limit - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):  # no control group, or "max"
-        pass
-    return max(0, available)
 
 
 def physical_cores() -> int:

@@ -19,6 +19,8 @@ Port = Annotated[int, typer.Option("--port", metavar="PORT", help="The port of t
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 DEFAULT_PORT = 8040
+COLUMNS = ("NAME", "DIGEST", "SIZE", "PROCESSOR", "CONTEXT", "RESIDENT/SPILLED", "TOKENS/S", "UNTIL")
+DIGEST_DIGITS = 12
 
 
 def ps(port: Port = DEFAULT_PORT, as_json: AsJson = False) -> None:
@@ -30,16 +32,27 @@ def ps(port: Port = DEFAULT_PORT, as_json: AsJson = False) -> None:
     rows = [
         (
             engine["graph"],
-            engine["model"],
-            engine["device"],
+            (engine["digest"] or "-").removeprefix("sha256:")[:DIGEST_DIGITS],
             human_size(engine["memory"]["worker_resident"]),
-            str(engine["running"]),
-            str(engine["queue"]),
-            f"{engine['kv']['used']}/{engine['kv']['cells']}",
+            engine["device"],
+            str(engine["context"]),
+            f"{engine['kv']['resident']}/{engine['kv']['spilled']}",
+            f"{engine['tokens']['per_second']:.1f}",
+            _until(engine),
         )
         for engine in engines
     ]
-    print_table(("GRAPH", "MODEL", "DEVICE", "MEMORY", "RUNNING", "QUEUE", "KV CELLS"), rows)
+    print_table(COLUMNS, rows)
+
+
+def _until(engine: dict[str, Any]) -> str:
+    """Return when the model is unloaded if nobody uses it."""
+    seconds = engine["unload_seconds"]
+    if engine["worker_pid"] is None:
+        return "unloaded"
+    if seconds is None:
+        return "forever"
+    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.0f} min"
 
 
 def stop(

@@ -278,9 +278,15 @@ class Engine:
             read = self._ask(link, ReadStats)
         except RuntimeFailure:  # it has just died
             return EngineStats(worker_starts=starts)
-        return msgspec.structs.replace(
-            read.stats if isinstance(read, StatsRead) else EngineStats(), worker_starts=starts
-        )
+        stats = read.stats if isinstance(read, StatsRead) else EngineStats()
+        return msgspec.structs.replace(stats, worker_starts=starts, unload_seconds=self._unload_seconds(stats))
+
+    def _unload_seconds(self, stats: EngineStats) -> float | None:
+        if self._keep_alive < 0:
+            return None
+        if stats.running or stats.queue:
+            return self._keep_alive
+        return max(0.0, self._used + self._keep_alive - time.monotonic())
 
     def close(self) -> None:
         """End the worker; running calls end with RuntimeFailure. Idempotent."""

@@ -12,6 +12,7 @@ short, all this concerns that guest alone. Sequences with different LoRA adapter
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from promptd.engine.generation import Generation
 from promptd.engine.kvcache import KVCache
 from promptd.engine.prefill_share import PrefillShare
 from promptd.engine.sequence import SequenceState
+from promptd.engine.throughput import Throughput
 from promptd.engine.transcript import common_prefix
 from promptd.errors import Busy
 
@@ -79,6 +81,7 @@ class Scheduler:
         self.waiting: deque[Generation] = deque()
         self.running: list[Generation] = []
         self.counters = Counters()
+        self.throughput = Throughput()
 
     def submit(self, generation: Generation) -> None:
         """Queue a turn; raises Busy when the queue is full."""
@@ -144,6 +147,7 @@ class Scheduler:
         """Note that a token was sampled for `generation`, which decodes from now on."""
         generation.sequence.state = SequenceState.DECODE
         self.counters.generated_tokens += 1
+        self.throughput.add(time.monotonic())
 
     def charge(self, generation: Generation, tokens: int) -> None:
         """Count tokens that are decoded for a turn's guest beyond those scheduled."""

@@ -81,6 +81,11 @@ class Spill:
         self.spilled += 1
         self._keep_budgets()
 
+    @property
+    def saved(self) -> int:
+        """How many sequences are saved."""
+        return len(self._images)
+
     def usable(self, sequence: Sequence, tokens: array[int], cached: int) -> int:
         """Return how many first tokens of a prompt a restore would give, 0 where prefilling all beyond `cached` is
         expected to be cheaper.

@@ -52,6 +52,8 @@ class EngineStats(msgspec.Struct, frozen=True):
     worker_pid: int | None = None
     """None while no worker runs."""
     worker_starts: int = 0
+    unload_seconds: float | None = None
+    """Seconds after which the worker is unloaded if nobody uses it; None is never, or that none runs."""
     rss: int = 0
     """Resident bytes of the worker process."""
     prompt_tokens: int = 0
@@ -71,6 +73,8 @@ class EngineStats(msgspec.Struct, frozen=True):
     """Threads that compute a step now."""
     thread_changes: int = 0
     """Times that number was changed, to what the load of the machine made best."""
+    tokens_per_second: float = 0.0
+    """Tokens generated a second while replies were made, of late; 0 when none was."""
     turns: int = 0
     """Replies that ended and stand in their conversation."""
     evictions: int = 0
@@ -83,6 +87,8 @@ class EngineStats(msgspec.Struct, frozen=True):
     """Closed conversations whose KV cells are kept for prompts that begin like them."""
     spilled: int = 0
     """Times a conversation's cells were saved when they had to leave the KV cache."""
+    saved: int = 0
+    """Conversations whose cells are saved now."""
     restored: int = 0
     """Times saved cells were put back instead of prefilled."""
     spill_memory: int = 0

@@ -23,7 +23,7 @@ def operation_router(host: Host, conversations: Conversations, sessions: Session
     router = APIRouter(tags=["operation"])
 
     async def engines() -> list[EngineView]:
-        return await asyncio.to_thread(lambda: look_at(host.loaded_graphs()))
+        return await asyncio.to_thread(look_at, host)
 
     @router.get("/healthz")
     async def healthz() -> dict[str, str]:

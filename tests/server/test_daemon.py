@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import resource
 import signal
 import socket
 import subprocess
@@ -250,7 +252,13 @@ def test_a_running_daemon_is_asked_through_its_control_socket(tmp_path: Path, sm
         wait_until(lambda: http.get("/readyz").status_code == 200)
         assert http.get("/v1/models").status_code == 401
         assert [engine["graph"] for engine in json.loads(ask("ps", "--json").stdout)] == ["chat"]
-        assert "KV CELLS" in ask("ps").stdout
+        (engine,) = json.loads(ask("ps", "--json").stdout)
+        resident = int(Path(f"/proc/{engine['worker_pid']}/statm").read_text().split()[1]) * resource.getpagesize()
+        assert engine["memory"]["worker_resident"] == pytest.approx(resident, rel=0.05)
+        headings, row = (re.split(" {2,}", line) for line in ask("ps").stdout.splitlines())
+        assert headings == ["NAME", "DIGEST", "SIZE", "PROCESSOR", "CONTEXT", "RESIDENT/SPILLED", "TOKENS/S", "UNTIL"]
+        assert [row[0], row[1], *row[3:7]] == ["chat", "-", engine["device"], str(engine["context"]), "0/0", "0.0"]
+        assert row[7].endswith(" min")
         assert ask("stop", "chat").stdout == "chat is unloaded\n"
         assert json.loads(ask("ps", "--json").stdout) == []
         assert "no graph 'chat' is loaded" in ask("stop", "chat").stderr

@@ -96,9 +96,9 @@ class Link:
             self._channel.send(command)
 
     def close(self) -> None:
-        """End the worker and wait for its end."""
+        """End the worker and wait for its end; one that is about to be opened will then not load."""
         self._hang_up()
-        if self._thread is not threading.current_thread():
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join()
 
     def _hang_up(self) -> None:

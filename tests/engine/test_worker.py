@@ -244,6 +244,17 @@ def test_a_file_that_cannot_be_loaded_is_one_clear_sentence(
     assert "\n" not in sentence
 
 
+def test_a_worker_that_is_closed_before_it_is_opened_does_not_load(smollm2: Path) -> None:
+    with Engine(smollm2, EXACT) as engine:
+        start = engine._start
+    ended = threading.Event()
+    closed = link.Link(start, lambda event: None, lambda link: ended.set())
+    closed.close()
+    with pytest.raises(RuntimeFailure, match="could not be started"):
+        closed.open()
+    assert ended.is_set()
+
+
 def test_a_worker_that_crashes_while_it_loads_is_one_clear_sentence(
     tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

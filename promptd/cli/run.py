@@ -77,19 +77,25 @@ def run_guest(
 
     With `ctrl_c_stops_replies`, Ctrl-C ends the reply that is being streamed, and the guest only when there is none.
     """
+    from promptd.backends.graphs import Graphs
     from promptd.cli.terminal import terminal_sink
     from promptd.graphs.store import Store
-    from promptd.wasm.host import Host
-    from promptd.wasm.stdio import Stdin, Stdio
 
     store = Store(offline=offline or None)
     name = guest.file.name
     settings = settings.model_copy(update={"guests": {name: guest}})
     models = [settings.graphs[graph].model for graph in guest.graphs if graph in settings.graphs]
     pull_missing(store, models, check_files=not guest.wasmedge)  # WasmEdge looks at files only when a guest loads them
+    graphs = Graphs(settings, store)
+    if not guest.wasmedge:
+        graphs.preload(name for name in guest.graphs if name in settings.graphs)
+
+    from promptd.wasm.host import Host  # wasmtime is imported while the workers load
+    from promptd.wasm.stdio import Stdin, Stdio
+
     stdio = Stdio(Stdin.INHERIT, terminal_sink(1), terminal_sink(2))
     with (
-        closing(Host(settings, store=store)) as host,
+        closing(Host(settings, graphs=graphs)) as host,
         host.open_session(name, stdio=stdio, identity=name) as session,
     ):
         if ctrl_c_stops_replies:

@@ -71,6 +71,7 @@ def serve(
         print_line("the settings are right: " + ", ".join(_count(len(what), name) for name, what in counts))
         return
 
+    from promptd.backends.graphs import Graphs
     from promptd.graphs.store import Store
     from promptd.server.daemon import Daemon, is_local, listen
     from promptd.server.logs import write_logs
@@ -90,7 +91,7 @@ def serve(
             pull_missing(store, [graph.model for graph in settings.graphs.values()])
             return settings
 
-        with closing(Host(settings, store=store)) as host:
+        with closing(Host(settings, graphs=Graphs(settings, store))) as host:
             host.load_guests()
             control = _control(listener)
             path = None if control is None else Path(control.getsockname())

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from promptd.backends import open_graph
 from promptd.backends.base import Graph
-from promptd.backends.echo import EchoGraph
-from promptd.config import EngineSettings, GraphSettings, GuestSettings, Settings
-from promptd.errors import InvalidArgument
-from promptd.graphs.adapter import check_adapter
-from promptd.graphs.reference import EchoReference, FileReference, Reference, parse_reference
+from promptd.backends.graphs import Graphs
+from promptd.config import GuestSettings, Settings
 from promptd.graphs.registry import Registry
 from promptd.graphs.store import Store
 from promptd.wasm.cache import CompileCache
@@ -27,17 +21,17 @@ class Host:
     Graphs are loaded and guests compiled when they are first asked for, and shared from then on.
     """
 
-    def __init__(self, settings: Settings, *, store: Store | None = None) -> None:
+    def __init__(self, settings: Settings, *, graphs: Graphs | None = None) -> None:
+        """`graphs` are those of the settings, for a caller that has begun to load them; the host closes them."""
         self.settings = settings
-        self._store = store or Store()
+        self._graphs = graphs or Graphs(settings, Store())
         self._runtime = Runtime(CompileCache.open())
-        self._graphs = Registry[Graph](self._load_graph, _graphs_of(settings))
         self._guests = Registry[Guest](self._load_guest, settings.guests, kind="guest")
 
     @property
     def store(self) -> Store:
         """The models on this machine."""
-        return self._store
+        return self._graphs.store
 
     def graph(self, name: str) -> Graph:
         """Return the graph of that name, loading its model if need be; raises a PromptdError."""
@@ -45,7 +39,7 @@ class Host:
 
     def graph_names(self) -> list[str]:
         """Return the names of all graphs, sorted."""
-        return sorted(self.settings.graphs)
+        return self._graphs.names()
 
     def guest_names(self) -> list[str]:
         """Return the names of all guests, sorted."""
@@ -86,17 +80,10 @@ class Host:
         others are loaded when asked for.
         """
         guests = {name: self._load_guest(name, guest) for name, guest in settings.guests.items()}
-        before, loaded = self.settings, self._graphs.loaded()
-        for name in loaded.keys() & settings.graphs.keys():
-            if _loads_alike(name, before, settings) and not isinstance(loaded[name], EchoGraph):
-                for adapter in settings.graphs[name].lora:
-                    check_adapter(adapter.file, self._path_of(parse_reference(settings.graphs[name].model)))
+        self._graphs.check(settings)
         self._guests.update(settings.guests, guests)
         self.settings = settings
-        self._graphs.update(_graphs_of(settings))
-        for name in loaded:  # held meanwhile, so that a graph with other options finds its model loaded
-            if name in settings.graphs and _loads_alike(name, before, settings):
-                self._graphs.get(name)
+        self._graphs.update(settings)
 
     def loaded_graphs(self) -> dict[str, Graph]:
         """Return the graphs whose models are loaded, by name."""
@@ -117,30 +104,5 @@ class Host:
         self._graphs.close()
         self._runtime.close()
 
-    def _load_graph(self, name: str, given: tuple[GraphSettings, EngineSettings]) -> Graph:
-        settings, engine = given
-        reference = parse_reference(settings.model)
-        if isinstance(reference, EchoReference):
-            return EchoGraph(settings)
-        draft = None if settings.draft is None else self._path_of(parse_reference(settings.draft))
-        return open_graph(self._path_of(reference), settings, engine, draft)
-
-    def _path_of(self, reference: Reference) -> Path:
-        if isinstance(reference, EchoReference):
-            raise InvalidArgument("draft: echo is no model that could guess for another")
-        return reference.path if isinstance(reference, FileReference) else self._store.resolve(reference).path
-
     def _load_guest(self, name: str, settings: GuestSettings) -> Guest:
         return self._runtime.load(settings.file, name)
-
-
-def _graphs_of(settings: Settings) -> dict[str, tuple[GraphSettings, EngineSettings]]:
-    return {name: (graph, settings.engine) for name, graph in settings.graphs.items()}
-
-
-def _loads_alike(name: str, before: Settings, after: Settings) -> bool:
-    """Return whether a graph has the same model, loaded in the same way, under both settings."""
-    return before.engine == after.engine and all(
-        getattr(before.graphs[name], field) == getattr(after.graphs[name], field)
-        for field in ("model", "target", "context", "draft")
-    )

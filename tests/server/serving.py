@@ -15,6 +15,7 @@ import httpx2
 from openai import OpenAI
 
 from promptd.backends.ggml import GgmlGraph
+from promptd.backends.graphs import Graphs
 from promptd.config import Settings
 from promptd.engine import EngineStats
 from promptd.graphs.store import Store
@@ -68,7 +69,8 @@ def serving(
 ) -> Iterator[Served]:
     """Serve `settings` on a free port until the block ends, with the models of `store`."""
     ready: queue.Queue[str] = queue.Queue()
-    with listen("127.0.0.1", 0) as listener, closing(Host(settings, store=store)) as host:
+    graphs = Graphs(settings, store or Store())
+    with listen("127.0.0.1", 0) as listener, closing(Host(settings, graphs=graphs)) as host:
         daemon = Daemon(host, listener, announce=ready.put, read_settings=read_settings)
         thread = threading.Thread(target=daemon.run)
         thread.start()

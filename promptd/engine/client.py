@@ -371,7 +371,8 @@ class Engine:
         try:
             self._budget.settle(claim, model=self._model_bytes, kv=self._kv_bytes, limit=self._memory)
         except PromptdError:
-            self._unload(link)
+            with self._lock:
+                self._detach(link)
             link.close()
             raise
         self._used = time.monotonic()
@@ -384,17 +385,15 @@ class Engine:
         keep = max(self._keep_alive, MIN_IDLE_S)
         wait = keep
         while not self._closing.wait(wait):
-            with self._start_lock:
-                with self._lock:
-                    if self._link is not link:
-                        return
-                    wait = self._used + keep - time.monotonic()
-                    if self._handlers:
-                        wait = max(wait, min(keep, IN_USE_POLL_S))
-                    idle = not self._handlers and wait <= 0
-                if idle:
-                    self._unload(link)
-            if idle:
+            with self._start_lock, self._lock:
+                if self._link is not link:
+                    return
+                wait = self._used + keep - time.monotonic()
+                if self._handlers:
+                    wait = max(wait, min(keep, IN_USE_POLL_S))
+                elif wait <= 0:
+                    self._detach(link)
+            if not link.alive:
                 link.close()
                 return
 
@@ -412,18 +411,17 @@ class Engine:
                 link = self._link
                 if link is None or self._handlers or time.monotonic() - self._used < MIN_IDLE_S:
                     return False
-            self._unload(link)
+                self._detach(link)
         finally:
             self._start_lock.release()
         link.close()
         return True
 
-    def _unload(self, link: Link) -> None:
-        """Let nobody call the worker any more, which is not counted as a crash."""
-        with self._lock:
-            if self._link is link:
-                self._link = None
-            link.alive = False
+    def _detach(self, link: Link) -> None:
+        """Let nobody call the worker any more, whose end is no crash then; with the lock held."""
+        if self._link is link:
+            self._link = None
+        link.alive = False
 
     def _check_open(self) -> None:
         if self._closed:

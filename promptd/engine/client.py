@@ -369,7 +369,7 @@ class Engine:
         info = link.open()
         self._model_bytes, self._kv_bytes = info.model_bytes, info.kv_bytes
         try:
-            self._budget.settle(claim, model=self._model_bytes, kv=self._kv_bytes, limit=self._memory)
+            self._budget.settle(claim, model=self._model_bytes, kv=self._kv_bytes)
         except PromptdError:
             with self._lock:
                 self._detach(link)

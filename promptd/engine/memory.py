@@ -36,6 +36,7 @@ class Claim:
     tenant: Tenant
     model: int
     kv: int
+    limit: int | None
 
     @property
     def bytes(self) -> int:
@@ -53,31 +54,37 @@ class MemoryBudget:
     def claim(self, tenant: Tenant, *, model: int, kv: int, limit: int | None) -> Claim:
         """Make room for a worker of so many bytes, and take it.
 
-        `limit` None is what the machine has available; a model that is alone is loaded then however large it is.
+        `limit` None is that of the others, since models that guests bring come without; where they have none, it is
+        what the machine has available, and a model that is alone is loaded then however large it is.
         Raises Busy while models that are in use take the room, TooLarge where there is not that much at all.
         """
-        claim = Claim(tenant, model, kv)
-        self._make_room(claim, limit)
+        claim = Claim(tenant, model, kv, limit)
+        self._make_room(claim, started=False)
         return claim
 
-    def settle(self, claim: Claim, *, model: int, kv: int, limit: int | None) -> None:
+    def settle(self, claim: Claim, *, model: int, kv: int) -> None:
         """Correct a claim to what the loaded model takes; raises as `claim`."""
         claim.model, claim.kv = model, kv
-        self._make_room(claim, limit)
+        self._make_room(claim, started=True)
 
     def release(self, claim: Claim) -> None:
         """Give back what a worker took that has ended. Idempotent."""
         with self._lock:
             self._claims.discard(claim)
 
-    def _make_room(self, claim: Claim, limit: int | None) -> None:
+    def _make_room(self, claim: Claim, *, started: bool) -> None:
+        """Unload others until `claim` fits; the KV cache of a worker that is `started` is not available any more."""
         patience = time.monotonic() + _SETTLE_S
         while True:
             with self._lock:
                 others = self._claims - {claim}
-                budget = limit if limit is not None else available_memory() + sum(other.kv for other in others)
+                limits = [other.limit for other in others if other.limit is not None]
+                limit = max(limits, default=None) if claim.limit is None else claim.limit
+                taken = sum(other.kv for other in others) + (claim.kv if started else 0)
+                budget = limit if limit is not None else available_memory() + taken
                 if claim.bytes + sum(other.bytes for other in others) <= budget or (limit is None and not others):
-                    self._claims.add(claim)
+                    if not started:  # one that is may have ended meanwhile
+                        self._claims.add(claim)
                     return
             name = claim.tenant.path.name
             if limit is not None and claim.bytes > limit:

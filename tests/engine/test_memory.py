@@ -89,6 +89,12 @@ def test_a_model_larger_than_the_budget_is_refused(load: Load, one: int) -> None
     assert loaded(first) == [True], "nothing was unloaded in vain"
 
 
+def test_a_model_that_comes_without_a_budget_keeps_to_that_of_the_others(load: Load, one: int) -> None:
+    first = load("first", one * 3 // 2)
+    second = load("second", None)
+    assert loaded(first, second) == [False, True]
+
+
 def test_without_a_budget_a_model_is_loaded_as_memory_allows(
     load: Load, one: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

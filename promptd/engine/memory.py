@@ -14,8 +14,8 @@ from typing import Protocol
 from promptd.errors import Busy, TooLarge
 
 _CGROUP = Path("/sys/fs/cgroup")
-_SETTLE_S = 0.2
-"""How long a model that was used just now is waited for, to see whether it goes on being used."""
+_SETTLE_S = 1.0
+"""How long a model that was used just now, or whose worker is ending, is waited for."""
 _POLL_S = 0.02
 
 
@@ -77,7 +77,7 @@ class MemoryBudget:
         patience = time.monotonic() + _SETTLE_S
         while True:
             with self._lock:
-                others = self._claims - {claim}
+                others = {other for other in self._claims if other.tenant is not claim.tenant}
                 limits = [other.limit for other in others if other.limit is not None]
                 limit = max(limits, default=None) if claim.limit is None else claim.limit
                 taken = sum(other.kv for other in others) + (claim.kv if started else 0)

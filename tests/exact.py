@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import count
 
 from promptd.config import EngineSettings
-from promptd.engine import Sampling
+from promptd.engine.options import Sampling
 
 EXACT = EngineSettings(threads=1, step_tokens=48, kv_tokens=8192, speculation="off")
 """Settings with which llama.cpp's result for a sequence does not depend on how its tokens were batched.

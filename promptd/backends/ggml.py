@@ -21,10 +21,13 @@ from promptd.backends.lora import adapters_of
 from promptd.backends.sampling import sampling_of
 from promptd.chat import ChatOptions, Message, Tool
 from promptd.config import EngineSettings, GraphSettings
-from promptd.engine import Conversation, Engine, EngineInfo, EngineStats, Reply
 from promptd.engine.adapters import Adapters
+from promptd.engine.client import Engine
+from promptd.engine.conversation import Conversation
 from promptd.engine.memory import MemoryBudget
 from promptd.engine.messages import POOLING_MODEL_OR_MEAN
+from promptd.engine.reply import Reply
+from promptd.engine.statistics import EngineInfo, EngineStats
 from promptd.engine.transcript import TOKEN_CODE
 from promptd.errors import InvalidArgument, TooLarge, UnsupportedOperation
 

@@ -14,8 +14,8 @@ from promptd.backends.text import Allowance
 from promptd.backends.wasmedge_options import read_options
 from promptd.chat import Usage
 from promptd.config import GraphSettings
-from promptd.engine import Engine
 from promptd.engine.adapters import Adapters
+from promptd.engine.client import Engine
 from promptd.errors import InvalidArgument
 from promptd.tensor import NamedTensor, Tensor, TensorType
 

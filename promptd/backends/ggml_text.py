@@ -16,8 +16,10 @@ from promptd.backends.text import Allowance
 from promptd.backends.wasmedge_options import defaults_of, read_options
 from promptd.chat import Usage
 from promptd.config import GraphSettings
-from promptd.engine import Engine, RawEnd, RawReply
 from promptd.engine.adapters import Adapters
+from promptd.engine.client import Engine
+from promptd.engine.messages import RawEnd
+from promptd.engine.rawreply import RawReply
 from promptd.errors import ContextFull, InvalidArgument, PromptTooLong, RuntimeFailure, TooLarge
 
 CONTEXT_STEP = 256

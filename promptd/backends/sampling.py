@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from promptd.chat import MAX_LOGPROBS, ChatOptions
 from promptd.config import GraphSettings
-from promptd.engine import Sampling
+from promptd.engine.options import Sampling
 from promptd.errors import InvalidArgument
 
 _OPTIONS = tuple(field.name for field in fields(ChatOptions))

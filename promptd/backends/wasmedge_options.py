@@ -20,7 +20,7 @@ import msgspec
 
 from promptd.backends.sampling import sampling_of
 from promptd.config import GraphSettings
-from promptd.engine import Sampling
+from promptd.engine.options import Sampling
 from promptd.errors import InvalidArgument, InvalidEncoding, TooLarge
 
 _log = logging.getLogger("promptd.grants")

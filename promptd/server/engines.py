@@ -7,7 +7,7 @@ from typing import Any
 
 from promptd.backends.base import Graph
 from promptd.backends.ggml import GgmlGraph
-from promptd.engine import EngineInfo, EngineStats
+from promptd.engine.statistics import EngineInfo, EngineStats
 from promptd.errors import PromptdError
 from promptd.wasm.host import Host
 

@@ -13,7 +13,7 @@ from benchmarks.rows import Bench
 from promptd.backends.ggml import GgmlGraph
 from promptd.chat import Message
 from promptd.config import EngineSettings, GraphSettings, GuestSettings, Settings
-from promptd.engine import EngineStats
+from promptd.engine.statistics import EngineStats
 from promptd.wasm.host import Host
 from promptd.wasm.session import Session
 from promptd.wasm.stdio import Stdin, Stdio

@@ -13,7 +13,7 @@ from promptd.backends.ggml import GgmlGraph
 from promptd.backends.sampling import sampling_of
 from promptd.chat import ChatOptions, Completion, Message, StopReason
 from promptd.config import EngineSettings, GraphSettings
-from promptd.engine import Sampling
+from promptd.engine.options import Sampling
 from promptd.errors import InvalidArgument, InvalidEncoding, PromptdError, RuntimeFailure
 
 ENGINE = EngineSettings(threads=1, step_tokens=48, kv_tokens=4096)

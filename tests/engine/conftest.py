@@ -17,7 +17,10 @@ from exact import EXACT, GREEDY
 from tiny_model import write_tiny_model
 
 from promptd.chat import Completion, Message
-from promptd.engine import Conversation, Engine, Sampling, llama
+from promptd.engine import llama
+from promptd.engine.client import Engine
+from promptd.engine.conversation import Conversation
+from promptd.engine.options import Sampling
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,10 @@ from exact import EXACT
 
 from promptd.chat import ChatOptions, Message
 from promptd.config import GraphSettings, Settings
-from promptd.engine import Engine, Sampling, llama
+from promptd.engine import llama
+from promptd.engine.client import Engine
 from promptd.engine.draft_model import SEQUENCES, DraftModel
+from promptd.engine.options import Sampling
 from promptd.errors import InvalidArgument, NotFound
 from promptd.wasm.host import Host
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from promptd.engine import Engine, llama
+from promptd.engine import llama
+from promptd.engine.client import Engine
 from promptd.engine.embedding import CHUNK_TOKENS, SEQUENCES, Embedder
 from promptd.engine.llama_embedding import POOLING_CLS, POOLING_LAST, POOLING_MEAN, POOLING_NONE, EmbeddingContext
 from promptd.engine.messages import POOLING_MODEL_OR_MEAN

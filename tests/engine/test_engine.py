@@ -14,7 +14,10 @@ from tiny_model import write_tiny_model
 
 from promptd.chat import Completion, Message, StopReason
 from promptd.config import EngineSettings
-from promptd.engine import Conversation, Engine, EngineStats, Sampling
+from promptd.engine.client import Engine
+from promptd.engine.conversation import Conversation
+from promptd.engine.options import Sampling
+from promptd.engine.statistics import EngineStats
 from promptd.errors import Busy, InvalidArgument, InvalidEncoding, RuntimeFailure, TimedOut, TooLarge
 
 Ask = Callable[..., Completion]

@@ -10,7 +10,8 @@ import pytest
 from exact import GREEDY
 
 from promptd.chat import Completion, StopReason
-from promptd.engine import Engine, confined, grammar
+from promptd.engine import confined, grammar
+from promptd.engine.client import Engine
 from promptd.engine.grammar import gbnf
 from promptd.errors import InvalidArgument, PromptdError, TooLarge
 

@@ -13,10 +13,13 @@ import pytest
 
 from promptd.chat import Message
 from promptd.config import EngineSettings
-from promptd.engine import Conversation, Engine, Sampling, client
+from promptd.engine import client
+from promptd.engine.client import Engine
+from promptd.engine.conversation import Conversation
+from promptd.engine.options import Sampling
 from promptd.errors import RuntimeFailure
 
-KILLS = 10
+KILLS = 50
 GUESTS = 16
 TURNS = 6
 """After this many a guest begins anew, so that a new worker has little to prefill."""

@@ -10,7 +10,10 @@ import pytest
 from exact import GREEDY
 
 from promptd.chat import Completion, Message, Piece, StopReason
-from promptd.engine import Conversation, Engine, Sampling, llama
+from promptd.engine import llama
+from promptd.engine.client import Engine
+from promptd.engine.conversation import Conversation
+from promptd.engine.options import Sampling
 from promptd.errors import InvalidArgument
 
 Ask = Callable[..., Completion]

@@ -12,8 +12,9 @@ from exact import EXACT, GREEDY
 from tiny_model import write_tiny_model
 
 from promptd.chat import Completion, Message
-from promptd.engine import Engine, Sampling
+from promptd.engine.client import Engine
 from promptd.engine.memory import MemoryBudget, available_memory
+from promptd.engine.options import Sampling
 from promptd.errors import Busy, TooLarge
 
 Ask = Callable[..., Completion]

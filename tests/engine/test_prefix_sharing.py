@@ -11,7 +11,9 @@ from exact import EXACT, GREEDY
 
 from promptd.chat import Completion, Message
 from promptd.config import EngineSettings
-from promptd.engine import Conversation, Engine, Sampling
+from promptd.engine.client import Engine
+from promptd.engine.conversation import Conversation
+from promptd.engine.options import Sampling
 
 Ask = Callable[..., Completion]
 RULES = " ".join(f"Rule {number}: be kind and be brief." for number in range(12))

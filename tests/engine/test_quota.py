@@ -10,8 +10,10 @@ import pytest
 
 from promptd.chat import Completion
 from promptd.config import EngineSettings
-from promptd.engine import Engine, Sampling, llama
+from promptd.engine import llama
+from promptd.engine.client import Engine
 from promptd.engine.kvcache import KVCache
+from promptd.engine.options import Sampling
 from promptd.engine.quota import Quotas
 from promptd.engine.sequence import Sequence
 from promptd.errors import TooLarge

@@ -14,7 +14,10 @@ import pytest
 
 from promptd.chat import Completion, Message
 from promptd.config import EngineSettings
-from promptd.engine import Engine, RawEnd, RawReply, Sampling
+from promptd.engine.client import Engine
+from promptd.engine.messages import RawEnd
+from promptd.engine.options import Sampling
+from promptd.engine.rawreply import RawReply
 from promptd.errors import InvalidArgument, PromptdError, RuntimeFailure, TimedOut, TooLarge
 
 GREEDY = Sampling(temperature=0, max_tokens=24)

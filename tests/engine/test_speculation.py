@@ -12,9 +12,12 @@ import pytest
 from exact import EXACT, GREEDY
 
 from promptd.chat import Completion, Message, StopReason
-from promptd.engine import Engine, RawEnd, Sampling, llama
+from promptd.engine import llama
+from promptd.engine.client import Engine
 from promptd.engine.generation import Generation
 from promptd.engine.kvcache import KVCache
+from promptd.engine.messages import RawEnd
+from promptd.engine.options import Sampling
 from promptd.engine.prompts import Prompt
 from promptd.engine.sampling import sampler_chain
 from promptd.engine.scheduler import Scheduler, Work

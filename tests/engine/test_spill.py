@@ -11,9 +11,11 @@ import pytest
 from exact import EXACT
 
 from promptd.chat import Completion
-from promptd.engine import Engine, EngineStats, Sampling
+from promptd.engine.client import Engine
+from promptd.engine.options import Sampling
 from promptd.engine.sequence import Sequence
 from promptd.engine.spill import Spill
+from promptd.engine.statistics import EngineStats
 
 Ask = Callable[..., Completion]
 SHORT = Sampling(temperature=0, max_tokens=6)

@@ -10,8 +10,9 @@ import pytest
 
 from promptd.chat import Message
 from promptd.config import EngineSettings
-from promptd.engine import Engine, Sampling
+from promptd.engine.client import Engine
 from promptd.engine.loading import physical_cores
+from promptd.engine.options import Sampling
 from promptd.engine.run_queue import RunQueueWait
 from promptd.engine.threads import SUSTAINED_WINDOWS, WINDOW_S, ThreadController
 

@@ -17,7 +17,9 @@ from exact import EXACT, GREEDY
 
 from promptd.chat import Completion, Message
 from promptd.config import EngineSettings
-from promptd.engine import Engine, Sampling, client, link
+from promptd.engine import client, link
+from promptd.engine.client import Engine
+from promptd.engine.options import Sampling
 from promptd.errors import InvalidEncoding, NotFound, PromptdError, RuntimeFailure, TimedOut
 
 Ask = Callable[..., Completion]
@@ -147,7 +149,8 @@ def test_closing_ends_the_worker(smollm2: Path) -> None:
 def test_no_worker_outlives_its_parent(smollm2: Path, last_words: str) -> None:
     program = (
         "import os, sys, pathlib\n"
-        "from promptd.engine import Engine, Sampling\n"
+        "from promptd.engine.client import Engine\n"
+        "from promptd.engine.options import Sampling\n"
         "from promptd.chat import Message\n"
         "from promptd.config import EngineSettings\n"
         "engine = Engine(pathlib.Path(sys.argv[1]), EngineSettings(threads=1, kv_tokens=8192))\n"
@@ -338,6 +341,12 @@ def test_the_parent_never_loads_llama_cpp() -> None:
     program = "import sys, promptd.wasm.host, promptd.backends.ggml; print('llama_cpp' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout == "False\n"
+
+
+def test_the_worker_never_loads_the_parents_half() -> None:
+    program = "import sys, promptd.engine.worker; print({'pydantic', 'promptd.engine.client'} & set(sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout == "set()\n"
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="only Linux tells a process's memory in /proc")

@@ -15,7 +15,7 @@ import pytest
 from exact import EXACT
 from gguf_files import padded
 
-from promptd.engine import Engine
+from promptd.engine.client import Engine
 from promptd.errors import InvalidEncoding, PromptdError
 from promptd.graphs.ggml_types import ARRAY, STRING, UINT32, VALUE_FORMATS
 from promptd.graphs.gguf import read_gguf, read_header

@@ -17,7 +17,7 @@ from openai import OpenAI
 from promptd.backends.ggml import GgmlGraph
 from promptd.backends.graphs import Graphs
 from promptd.config import Settings
-from promptd.engine import EngineStats
+from promptd.engine.statistics import EngineStats
 from promptd.graphs.store import Store
 from promptd.server.daemon import Daemon, listen
 from promptd.wasm.host import Host

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from exact import EXACT
+from exact import exact_alone
 from lora_files import write_lora
 from serving import Served, serving, wait_until
 from test_daemon import _daemon, _ended
@@ -122,8 +122,7 @@ def test_only_an_admin_may_reload() -> None:
 def test_sessions_go_on_with_a_model_the_settings_have_lost(smollm2: Path, built_guest: Callable[[str], Path]) -> None:
     guest = GuestSettings(file=built_guest("terminal"), graphs=("chat",))
     chat = GraphSettings(model=f"file:{smollm2}", temperature=0, max_tokens=4)
-    of_its_own = EXACT.model_copy(update={"step_tokens": 48})  # a worker that no other test shares
-    file = _File(Settings(graphs={"chat": chat}, guests={"terminal": guest}, engine=of_its_own))
+    file = _File(Settings(graphs={"chat": chat}, guests={"terminal": guest}, engine=exact_alone()))
     with serving(file.settings, file.read) as served:
         session, terminal = served.open(graph="chat"), served.open(guest="terminal")
         assert served.say(session, "Hi").json()["usage"]["completion_tokens"] == 4
@@ -154,8 +153,7 @@ def _lives(process: int) -> bool:
 
 def test_graphs_keep_their_engine_when_both_change_at_once(smollm2: Path, tmp_path: Path) -> None:
     chat = GraphSettings(model=f"file:{smollm2}", max_tokens=2)
-    of_its_own = EXACT.model_copy(update={"step_tokens": 56})
-    file = _File(Settings(graphs={"chat": chat}, engine=of_its_own))
+    file = _File(Settings(graphs={"chat": chat}, engine=exact_alone()))
     with serving(file.settings, file.read) as served:
         before = served.host.graph("chat")
         assert isinstance(before, GgmlGraph)

@@ -15,7 +15,8 @@ from exact import exact_alone
 from promptd.backends.ggml import GgmlGraph
 from promptd.chat import Message
 from promptd.config import GraphSettings, GuestSettings, Settings
-from promptd.engine import Engine, Sampling
+from promptd.engine.client import Engine
+from promptd.engine.options import Sampling
 from promptd.errors import NotFound
 from promptd.wasm.host import Host
 from promptd.wasm.stdio import Stdin, Stdio

@@ -21,14 +21,14 @@ from promptd.errors import RuntimeFailure
 
 KILLS = 50
 GUESTS = 16
-TURNS = 6
+TURNS = 3
 """After this many a guest begins anew, so that a new worker has little to prefill."""
 SETTINGS = EngineSettings(kv_tokens=2048, max_sequences=8)
 """Fewer sequence ids than guests, so that workers also die while they save and restore cells."""
 SHORT = Sampling(temperature=0, max_tokens=2)
 
 
-def test_kills_at_random_moments_among_sixteen_guests_lose_no_conversation(
+def test_fifty_kills_at_random_moments_among_sixteen_guests_lose_no_conversation(
     smollm2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "BACK_OFF_S", (0.0, 0.0, 0.0))

@@ -7,10 +7,11 @@ import signal
 import threading
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from exact import EXACT
 
 from promptd.chat import Completion, Message
 from promptd.config import EngineSettings
@@ -22,6 +23,13 @@ from promptd.errors import InvalidArgument, PromptdError, RuntimeFailure, TimedO
 
 GREEDY = Sampling(temperature=0, max_tokens=24)
 QUESTION = b"<|im_start|>user\nWhat is the capital of Japan?<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.fixture
+def fresh(smollm2: Path) -> Iterator[Engine]:
+    """An engine of the test's own, whose cells are filled in one order: attention adds in it, and rounds."""
+    with Engine(smollm2, EXACT) as engine:
+        yield engine
 
 
 @pytest.fixture
@@ -123,7 +131,8 @@ def test_a_cancelled_reply_ends_and_can_be_asked_for_again(engine: Engine, token
     assert engine.generate("guest", tokens, GREEDY).result().data == b"The capital of Japan is Tokyo.<|im_end|>"
 
 
-def test_a_reply_that_is_ahead_pauses_until_it_is_taken(engine: Engine, tokens: array[int]) -> None:
+def test_a_reply_that_is_ahead_pauses_until_it_is_taken(fresh: Engine, tokens: array[int]) -> None:
+    engine = fresh
     sampling = Sampling(temperature=0, ignore_end=True, max_tokens=60)
     whole = engine.generate("guest", tokens, sampling).result().data
     before = engine.stats().generated_tokens
@@ -201,9 +210,9 @@ SAMPLERS = [
 
 @pytest.mark.parametrize("sampling", SAMPLERS)
 def test_every_sampler_makes_a_reply_and_the_same_one_with_the_same_seed(
-    engine: Engine, tokens: array[int], sampling: Sampling
+    fresh: Engine, tokens: array[int], sampling: Sampling
 ) -> None:
-    first, second = (engine.generate("guest", tokens, sampling).result().data for _ in range(2))
+    first, second = (fresh.generate("guest", tokens, sampling).result().data for _ in range(2))
     assert first == second != b""
 
 

@@ -61,14 +61,14 @@ def test_a_thousand_sessions_answer_and_leave_nothing_behind(guest_files: dict[s
         def close(session: str) -> None:
             assert clients.ask("DELETE", f"/v1/sessions/{session}")[0] == 204
 
-        before, blocked = _pipes(), _threads_of_wasmtime()
+        before, blocked, others = _pipes(), _threads_of_wasmtime(), _waiting()
         sessions = list(active.map(open_one, range(SESSIONS)))
         assert clients.ask("POST", "/v1/sessions", {"graph": "echo"})[0] == 503
         list(active.map(talk, range(SESSIONS), sessions))
-        assert _waiting() == len(range(2, SESSIONS, 3)), "each command waits for its next line"
+        assert _waiting() == others + len(range(2, SESSIONS, 3)), "each command waits for its next line"
         assert _threads_of_wasmtime() < blocked + 64, "it has no more than 512 for what blocks"
         list(active.map(close, sessions))
-        wait_until(lambda: _waiting() == 0)
+        wait_until(lambda: _waiting() <= others)
         wait_until(lambda: _pipes() <= before)
         assert clients.ask("GET", "/v1/sessions")[1]["data"] == []
 

@@ -18,7 +18,7 @@ from promptd.wasm.host import Host
 from promptd.wasm.session import Session
 from promptd.wasm.stdio import Stdin, Stdio
 
-SMOLLM2_ENDS = ((0, -100.0), (2, -100.0))
+SMOLLM2_ENDS = ((0, -100.0), (2, -100.0), (4, -100.0))
 """Biases that keep SmolLM2 from ending, so that all replies have the same length, as with llama-server's ignore_eos."""
 
 VOCABULARY = (

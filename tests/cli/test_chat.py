@@ -10,9 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from command_line import PROMPTD
-
-ENDLESS = ("temperature=100", "top-k=0", "top-p=1", "min-p=0", "repeat-penalty=1", "max-tokens=100000", "system=S")
-"""Options under which no reply ends by itself."""
+from endless import ENDLESS
 
 
 class _Terminal:
@@ -74,7 +72,7 @@ def _control() -> None:
 
 
 def test_ctrl_c_stops_the_reply_and_the_chat_goes_on(smollm2: Path) -> None:
-    options = [word for option in ENDLESS for word in ("-o", option)]
+    options = [word for option in (*ENDLESS, "max-tokens=100000", "system=S") for word in ("-o", option)]
     with _chat("--graph", f"file:{smollm2}", *options) as terminal:
         terminal.wait_for("> ")
         for _ in range(2):

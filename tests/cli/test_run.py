@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from command_line import PROMPTD, assert_one_sentence, promptd
+from endless import ENDLESS
 
 EXIT = '(import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))'
 WRITE = '(import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))'
@@ -167,8 +168,7 @@ def test_a_guest_that_loops_is_stopped_at_its_deadline(wat: Callable[[str], Path
 
 
 def test_a_model_that_talks_too_long_is_stopped_at_the_deadline(chat_guest: Path, smollm2: Path):
-    hot = ("temperature=100", "top-k=0", "top-p=1", "min-p=0")  # so hot that a reply does not end by itself
-    endless = [word for option in hot for word in ("-o", f"chat.{option}")]
+    endless = [word for option in ENDLESS for word in ("-o", f"chat.{option}")]
     done = promptd(
         "run", "--deadline", "2s", "--graph", f"chat=file:{smollm2}", *endless,
         chat_guest, "Write an endless story about the sea, with very many chapters.",

@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from endless import ENDLESS
 from serving import PATIENCE_S, serving, wait_until
 
 from promptd.config import GraphSettings, Settings
@@ -69,8 +70,8 @@ def test_sigterm_lets_a_short_reply_end(smollm2: Path) -> None:
 def test_sigterm_ends_long_replies_with_an_error_and_leaves_no_process(
     smollm2: Path, guest_files: dict[str, Path]
 ) -> None:
-    endless = [f"chat.{option}" for option in ("temperature=100", "top-k=0", "top-p=1", "min-p=0")]
-    graph = ("--graph", f"chat=file:{smollm2}", *(word for option in endless for word in ("-o", option)))
+    options = [word for option in ENDLESS for word in ("-o", f"chat.{option}")]
+    graph = ("--graph", f"chat=file:{smollm2}", *options)
     with _daemon(*graph, "--guest", f"handler={guest_files['handler']}") as (process, http):
         story: Any = {"messages": [{"role": "user", "content": "#Tell me a long story."}], "stream": True}
         with (

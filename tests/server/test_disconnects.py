@@ -29,7 +29,11 @@ QUESTION: Any = [{"role": "user", "content": "Are dogs real?"}]
 def left(smollm2: Path, built_guest: Callable[[str], Path]) -> Iterator[Served]:
     """Return a daemon whose replies are longer than anyone here waits."""
     chat = GraphSettings(
-        model=f"file:{smollm2}", temperature=5, max_tokens=1500, context=2048, logit_bias={"0": -100, "2": -100}
+        model=f"file:{smollm2}",
+        temperature=5,
+        max_tokens=1500,
+        context=2048,
+        logit_bias={"0": -100, "2": -100, "4": -100},
     )
     guests = {"persona": GuestSettings(file=built_guest("persona"), graphs=("chat",))}
     server = ServerSettings(session_grace=0)

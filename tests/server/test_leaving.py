@@ -31,7 +31,7 @@ def rambling(smollm2: Path, guest_files: dict[str, Path], built_guest: Callable[
         min_p=0,
         max_tokens=ENDLESS,
         context=2048,
-        logit_bias={"0": -100, "2": -100},
+        logit_bias={"0": -100, "2": -100, "4": -100},
     )
     guests = {
         "handler": GuestSettings(file=guest_files["handler"]),

@@ -142,7 +142,7 @@ def _unpack(folder: Path) -> None:
     """Lay the vendored source of the installed llama-cpp-python into `folder`."""
     name = f"llama-cpp-python=={version('llama-cpp-python')}"
     with tempfile.TemporaryDirectory() as scratch:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation"]
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         command += ["--no-binary", "llama-cpp-python", "--dest", scratch, name]
         subprocess.run(command, check=True, stdout=sys.stderr)
         (archive,) = Path(scratch).glob("*.tar.gz")

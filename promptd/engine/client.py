@@ -230,6 +230,7 @@ class Engine:
             partial(link.send, Cancel(call)),
             partial(self._abandon, link, call),
             lambda tokens: link.send(Take(call, tokens)),
+            ahead,
         )
         self.call(link, call, partial(_on_raw_notice, reply))
         link.send(Generate(call, guest, tokens.tobytes(), sampling, reverse_prompt, context, ahead, deadline, adapters))
@@ -521,11 +522,11 @@ def _on_raw_notice(reply: RawReply, notice: Notice) -> None:
         case Accepted():
             reply.accept()
         case RawEnded(piece=piece, end=end, usage=usage):
-            reply.finish((end, usage), piece)
+            reply.finish(end, usage, piece)
         case Failed():
-            reply.finish(_error(notice))
+            reply.fail(_error(notice))
         case PromptdError():
-            reply.finish(notice)
+            reply.fail(notice)
 
 
 def _vector(answer: Event) -> array[float]:

@@ -146,6 +146,14 @@ def test_a_reply_that_is_ahead_pauses_until_it_is_taken(fresh: Engine, tokens: a
     assert paused.result().end is RawEnd.CANCELLED
 
 
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_a_reply_is_taken_whole_however_few_tokens_it_may_be_ahead(
+    engine: Engine, tokens: array[int], ahead: int
+) -> None:
+    sampling = Sampling(temperature=0, ignore_end=True, max_tokens=10)
+    assert len(list(engine.generate("guest", tokens, sampling, ahead=ahead))) == 10
+
+
 def _until_idle(engine: Engine) -> None:
     while engine.stats().running or engine.stats().queue:
         time.sleep(0.005)

@@ -123,7 +123,7 @@ def test_a_worker_that_keeps_crashing_is_not_started_for_ever(
 def test_a_worker_that_hangs_does_not_hold_a_caller_past_the_deadline(
     engine: Engine, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("promptd.engine.reply.DEADLINE_GRACE_S", 0.1)
+    monkeypatch.setattr("promptd.engine.pending.DEADLINE_GRACE_S", 0.1)
     conversation = engine.conversation("guest")
     ask(conversation, "Hello.")
     pid = engine.stats().worker_pid

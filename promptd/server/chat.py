@@ -16,16 +16,19 @@ from fastapi.responses import JSONResponse, Response
 from promptd.chat import Completion, StopReason, TokenLogprob, Tool, ToolCall, Usage
 from promptd.errors import PromptdError
 from promptd.server import documents
-from promptd.server.choices import choices
+from promptd.server.choices import start_choices, stream_choices, whole_choices
 from promptd.server.conversations import Conversations
 from promptd.server.errors import UnknownModel, error_body
 from promptd.server.logprobs import chat_logprobs, logprobs_of
-from promptd.server.replies import ServerSentEvents, sse, stream
+from promptd.server.replies import sse
 from promptd.server.schemas import ChatRequest
 from promptd.server.tool_calls import CallReader, read_calls
 
 _FINISH_REASONS = {StopReason.MAX_TOKENS: "length", StopReason.CONTEXT_FULL: "length"}
 """OpenAI's word for why a reply ended; all others are "stop"."""
+
+DONE = b"data: [DONE]\n\n"
+"""Ends OpenAI's older streams."""
 
 
 def chat_router(conversations: Conversations) -> APIRouter:
@@ -39,12 +42,12 @@ def chat_router(conversations: Conversations) -> APIRouter:
         messages = [message.as_message() for message in body.messages]
         offered = body.offer()
         options, tools = body.options(offered), offered.tools
-        if not body.stream:
-            replies = await choices(request, conversations, body.model, [messages], options, body.n or 1, tools=tools)
-            return JSONResponse(_completion(body.model, replies, tools, scored=bool(body.logprobs)))
-        turn = await conversations.answer(body.model, messages, options, tools=tools)
-        include_usage = body.stream_options is not None and body.stream_options.include_usage
-        return await stream(request, turn, _Chunks(body.model, tools, include_usage=include_usage))
+        choices = await start_choices(conversations, body.model, [messages], options, body.n or 1, tools=tools)
+        if body.stream:
+            include_usage = body.stream_options is not None and body.stream_options.include_usage
+            return await stream_choices(request, choices, _Chunks(body.model, tools, include_usage=include_usage))
+        replies = await whole_choices(request, choices)
+        return JSONResponse(_completion(body.model, replies, tools, scored=bool(body.logprobs)))
 
     @router.get("/models", responses=documents.answer(documents.ModelList))
     async def list_models() -> dict[str, Any]:
@@ -88,39 +91,42 @@ def call_body(call: ToolCall) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
-class _Chunks(ServerSentEvents):
-    """The stream of one chat completion."""
+class _Chunks:
+    """The stream of one chat completion, whose choices come as they are made."""
 
     def __init__(self, model: str, tools: Sequence[Tool], *, include_usage: bool) -> None:
         self._head = _head("chat.completion.chunk", model)
-        self._reader = CallReader(tools)
+        self._tools = tools
+        self._readers: list[CallReader] = []
         self._include_usage = include_usage
 
-    def begin(self) -> bytes:
-        return self._choice({"role": "assistant", "content": ""})
+    def begin(self, choices: int) -> bytes:
+        self._readers = [CallReader(self._tools) for _ in range(choices)]
+        return b"".join(self._choice(index, {"role": "assistant", "content": ""}) for index in range(choices))
 
-    def piece(self, text: str) -> bytes:
-        said, tokens = self._reader.feed(text), logprobs_of(text)
-        return self._choice({"content": said}, tokens=tokens) if said or tokens else b""
+    def piece(self, index: int, text: str) -> bytes:
+        said, tokens = self._readers[index].feed(text), logprobs_of(text)
+        return self._choice(index, {"content": said}, tokens=tokens) if said or tokens else b""
 
-    def end(self, completion: Completion) -> bytes:
-        rest, calls = self._reader.finish()
-        last = self._choice({"content": rest}) if rest else b""
-        for index, call in enumerate(calls):
-            last += self._choice({"tool_calls": [{"index": index, **call_body(call)}]})
-        last += self._choice({}, finish_reason(completion, calls))
-        if self._include_usage:
-            last += sse({**self._head, "choices": [], "usage": usage_body(completion.usage)})
-        return last + b"data: [DONE]\n\n"
+    def end(self, index: int, completion: Completion) -> bytes:
+        rest, calls = self._readers[index].finish()
+        last = self._choice(index, {"content": rest}) if rest else b""
+        for number, call in enumerate(calls):
+            last += self._choice(index, {"tool_calls": [{"index": number, **call_body(call)}]})
+        return last + self._choice(index, {}, finish_reason(completion, calls))
+
+    def close(self, completions: Sequence[Completion]) -> bytes:
+        usage = {**self._head, "choices": [], "usage": usage_of_all(completions, completions[:1])}
+        return (sse(usage) if self._include_usage else b"") + DONE
 
     def fail(self, error: PromptdError) -> bytes:
         return sse(error_body(error))
 
     def _choice(
-        self, delta: dict[str, Any], finish_reason: str | None = None, tokens: Sequence[TokenLogprob] = ()
+        self, index: int, delta: dict[str, Any], finish_reason: str | None = None, tokens: Sequence[TokenLogprob] = ()
     ) -> bytes:
         scores = chat_logprobs(tokens) if tokens else None
-        choice = {"index": 0, "delta": delta, "logprobs": scores, "finish_reason": finish_reason}
+        choice = {"index": index, "delta": delta, "logprobs": scores, "finish_reason": finish_reason}
         return sse({**self._head, "choices": [choice], **({"usage": None} if self._include_usage else {})})
 
 

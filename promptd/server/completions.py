@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -15,12 +16,12 @@ from fastapi.responses import JSONResponse, Response
 from promptd.chat import Completion, Message
 from promptd.errors import PromptdError
 from promptd.server import documents
-from promptd.server.chat import finish_reason, usage_body, usage_of_all
-from promptd.server.choices import choices
+from promptd.server.chat import DONE, finish_reason, usage_of_all
+from promptd.server.choices import start_choices, stream_choices, whole_choices
 from promptd.server.conversations import Conversations
 from promptd.server.errors import error_body
 from promptd.server.logprobs import CompletionLogprobs, logprobs_of
-from promptd.server.replies import ServerSentEvents, sse, stream
+from promptd.server.replies import sse
 from promptd.server.schemas import CompletionRequest
 
 
@@ -32,44 +33,51 @@ def completions_router(conversations: Conversations) -> APIRouter:
     async def create_completion(body: CompletionRequest, request: Request) -> Response:
         """Go on with one or several texts."""
         prompts = [[Message("user", text)] for text in body.prompts()]
+        n = body.n or 1
+        choices = await start_choices(conversations, body.model, prompts, body.options(), n, raw=True)
         if body.stream:
             include_usage = body.stream_options is not None and body.stream_options.include_usage
-            turn = await conversations.answer(body.model, prompts[0], body.options(), raw=True)
-            return await stream(request, turn, _Chunks(body.model, include_usage=include_usage))
-        replies = await choices(request, conversations, body.model, prompts, body.options(), body.n or 1, raw=True)
+            return await stream_choices(request, choices, _Chunks(body.model, n, include_usage=include_usage))
+        replies = await whole_choices(request, choices)
         texts = []
         for index, reply in enumerate(replies):
             scores = None if body.logprobs is None else CompletionLogprobs().of(reply.logprobs)
             texts.append(_choice(index, reply.text, finish_reason(reply), scores))
-        firsts = replies[:: body.n or 1]
-        return JSONResponse({**_head(body.model), "choices": texts, "usage": usage_of_all(replies, firsts)})
+        return JSONResponse({**_head(body.model), "choices": texts, "usage": usage_of_all(replies, replies[::n])})
 
     return router
 
 
-class _Chunks(ServerSentEvents):
-    """The stream of one completion."""
+class _Chunks:
+    """The stream of the choices of one request, which come as they are made."""
 
-    def __init__(self, model: str, *, include_usage: bool) -> None:
+    def __init__(self, model: str, n: int, *, include_usage: bool) -> None:
+        """`n` is how many of the choices answer each prompt."""
         self._head = _head(model)
+        self._n = n
         self._include_usage = include_usage
-        self._logprobs = CompletionLogprobs()
+        self._logprobs: list[CompletionLogprobs] = []
 
-    def begin(self) -> bytes:
+    def begin(self, choices: int) -> bytes:
+        self._logprobs = [CompletionLogprobs() for _ in range(choices)]
         return b""
 
-    def piece(self, text: str) -> bytes:
+    def piece(self, index: int, text: str) -> bytes:
         tokens = logprobs_of(text)
-        return sse({**self._head, "choices": [_choice(0, text, None, self._logprobs.of(tokens) if tokens else None)]})
+        return self._chunk(_choice(index, text, None, self._logprobs[index].of(tokens) if tokens else None))
 
-    def end(self, completion: Completion) -> bytes:
-        last = sse({**self._head, "choices": [_choice(0, "", finish_reason(completion))]})
-        if self._include_usage:
-            last += sse({**self._head, "choices": [], "usage": usage_body(completion.usage)})
-        return last + b"data: [DONE]\n\n"
+    def end(self, index: int, completion: Completion) -> bytes:
+        return self._chunk(_choice(index, "", finish_reason(completion)))
+
+    def close(self, completions: Sequence[Completion]) -> bytes:
+        usage = {**self._head, "choices": [], "usage": usage_of_all(completions, completions[:: self._n])}
+        return (sse(usage) if self._include_usage else b"") + DONE
 
     def fail(self, error: PromptdError) -> bytes:
         return sse(error_body(error))
+
+    def _chunk(self, choice: dict[str, Any]) -> bytes:
+        return sse({**self._head, "choices": [choice], **({"usage": None} if self._include_usage else {})})
 
 
 def _head(model: str) -> dict[str, Any]:

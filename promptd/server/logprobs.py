@@ -1,4 +1,4 @@
-"""How likely a model thought the tokens of its reply, in the shapes of OpenAI's two APIs."""
+"""How likely a model thought the tokens of its reply, in the shapes of OpenAI's APIs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,12 @@ def logprobs_of(piece: str) -> tuple[TokenLogprob, ...]:
 
 def chat_logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
     """Return the `logprobs` of a choice of a chat completion."""
-    content = [{**_scored(token), "top_logprobs": [_scored(other) for other in token.top]} for token in tokens]
-    return {"content": content, "refusal": None}
+    return {"content": scored_tokens(tokens), "refusal": None}
+
+
+def scored_tokens(tokens: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
+    """Return the tokens with the likeliest others, as chat completions and responses both list them."""
+    return [{**_scored(token), "top_logprobs": [_scored(other) for other in token.top]} for token in tokens]
 
 
 class CompletionLogprobs:

@@ -122,7 +122,7 @@ def ollama_router(conversations: Conversations) -> APIRouter:
         if not messages:  # Ollama's way to load a model ahead of time
             await conversations.load(model)
             return JSONResponse(lines.line("", done=True, done_reason="load"))
-        offered = offer(tools, None, None, body.schema_text())
+        offered = offer(tools, None, body.schema_text())
         if tools and not await conversations.takes_tools(model):
             raise UnsupportedOperation(f"{body.model} does not support tools")
         options = (body.options or Options()).chat_options(offered.schema)

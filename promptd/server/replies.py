@@ -58,7 +58,7 @@ def sse(data: Any, event: str | None = None, id: str | None = None) -> bytes:
 
 async def whole(request: Request, turn: Turn) -> Completion:
     """Wait for the whole reply; raises the PromptdError that ended it."""
-    async with _cancelled_when_left(request, turn):
+    async with cancelled_when_left(request, turn):
         while not isinstance(event := await turn.next(), Completion):
             pass
     return event
@@ -66,15 +66,24 @@ async def whole(request: Request, turn: Turn) -> Completion:
 
 async def stream(request: Request, turn: Turn, encoding: Encoding) -> StreamingResponse:
     """Return a response that sends the reply as it is made; raises the PromptdError of a turn that fails at once."""
-    async with _cancelled_when_left(request, turn):
+    async with cancelled_when_left(request, turn):
         first = await turn.next(BEGIN_S)
-    return _TurnStream(turn, first, encoding)
+    return CancelledStream(turn, _events(turn, first, encoding), encoding.media_type)
 
 
-class _TurnStream(StreamingResponse):
-    def __init__(self, turn: Turn, first: str | Completion | None, encoding: Encoding) -> None:
+class Cancellable(Protocol):
+    """What makes a reply, or several."""
+
+    def cancel(self) -> None:
+        """Stop making what is not whole. Idempotent."""
+
+
+class CancelledStream(StreamingResponse):
+    """Sends the events of a turn, or of several, which is cancelled once nobody takes them any more."""
+
+    def __init__(self, turn: Cancellable, events: AsyncIterator[bytes], media_type: str) -> None:
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(_events(turn, first, encoding), headers=headers, media_type=encoding.media_type)
+        super().__init__(events, headers=headers, media_type=media_type)
         self._turn = turn
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -96,7 +105,7 @@ async def _events(turn: Turn, event: str | Completion | None, encoding: Encoding
 
 
 @asynccontextmanager
-async def _cancelled_when_left(request: Request, turn: Turn) -> AsyncIterator[None]:
+async def cancelled_when_left(request: Request, turn: Cancellable) -> AsyncIterator[None]:
     """Cancel `turn` when the client leaves, or the request fails, before the block ends."""
 
     async def watch() -> None:

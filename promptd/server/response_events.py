@@ -10,9 +10,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from promptd.chat import Completion, StopReason, Tool, ToolCall
+from promptd.chat import Completion, StopReason, TokenLogprob, Tool, ToolCall
 from promptd.errors import PromptdError
 from promptd.server.errors import error_body
+from promptd.server.logprobs import logprobs_of, scored_tokens
 from promptd.server.replies import ServerSentEvents, sse
 from promptd.server.response_request import ResponsesRequest
 from promptd.server.tool_calls import CallReader, read_calls
@@ -24,7 +25,7 @@ def whole_response(body: ResponsesRequest, tools: Sequence[Tool], completion: Co
     """Return the response that `completion` is."""
     text, calls = read_calls(completion.text, tools)
     status = _status(completion)
-    output = [] if calls and not text else [_message(_new_id("msg"), status, text)]
+    output = [] if calls and not text else [_message(_new_id("msg"), status, text, completion.logprobs)]
     return _ended(_response(body), completion, [*output, *(_call(_new_id("fc"), call) for call in calls)])
 
 
@@ -38,6 +39,8 @@ class ResponseEvents(ServerSentEvents):
         self._message = ""
         """The id of the message, once there is one."""
         self._text = ""
+        self._untold: list[TokenLogprob] = []
+        """Tokens of text that is held back, as it may be a call."""
 
     def begin(self) -> bytes:
         return self._event("response.created", response=self._response) + self._event(
@@ -45,6 +48,7 @@ class ResponseEvents(ServerSentEvents):
         )
 
     def piece(self, text: str) -> bytes:
+        self._untold += logprobs_of(text)
         return self._say(self._reader.feed(text))
 
     def end(self, completion: Completion) -> bytes:
@@ -67,7 +71,8 @@ class ResponseEvents(ServerSentEvents):
             return b""
         opened = b"" if self._message else self._open_message()
         self._text += text
-        return opened + self._event("response.output_text.delta", **self._part_place(), delta=text, logprobs=[])
+        tokens, self._untold = scored_tokens(self._untold), []
+        return opened + self._event("response.output_text.delta", **self._part_place(), delta=text, logprobs=tokens)
 
     def _open_message(self) -> bytes:
         self._message = _new_id("msg")
@@ -77,11 +82,12 @@ class ResponseEvents(ServerSentEvents):
         )
 
     def _close_message(self, completion: Completion, output: list[dict[str, Any]]) -> bytes:
-        output.append(_message(self._message, _status(completion), self._text))
+        output.append(_message(self._message, _status(completion), self._text, completion.logprobs))
+        (part,) = output[0]["content"]
         place = self._part_place()
         return b"".join([
-            self._event("response.output_text.done", **place, text=self._text, logprobs=[]),
-            self._event("response.content_part.done", **place, part=_part(self._text)),
+            self._event("response.output_text.done", **place, text=self._text, logprobs=part["logprobs"]),
+            self._event("response.content_part.done", **place, part=part),
             self._event("response.output_item.done", output_index=0, item=output[0]),
         ])  # fmt: skip
 
@@ -141,8 +147,8 @@ def _status(completion: Completion) -> str:
     return "incomplete" if completion.stop_reason in _CUT else "completed"
 
 
-def _message(item: str, status: str, text: str) -> dict[str, Any]:
-    return {"id": item, "type": "message", "role": "assistant", "status": status, "content": [_part(text)]}
+def _message(item: str, status: str, text: str, tokens: Sequence[TokenLogprob] = ()) -> dict[str, Any]:
+    return {"id": item, "type": "message", "role": "assistant", "status": status, "content": [_part(text, tokens)]}
 
 
 def _call(item: str, call: ToolCall) -> dict[str, Any]:
@@ -150,8 +156,8 @@ def _call(item: str, call: ToolCall) -> dict[str, Any]:
     return {"id": item, "type": "function_call", "status": "completed", **about}
 
 
-def _part(text: str) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+def _part(text: str, tokens: Sequence[TokenLogprob] = ()) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": scored_tokens(tokens)}
 
 
 def _new_id(kind: str) -> str:

@@ -10,13 +10,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from promptd.chat import ChatOptions, Message, ToolCall
+from promptd.chat import MAX_LOGPROBS, ChatOptions, Message, ToolCall
 from promptd.server.body import Body, Many, Text, at_most, json_text
 from promptd.server.formats import ANY_OBJECT
-from promptd.server.tools import MAX_TOOLS, Arguments, Offer, ToolName, offer, tool_of
+from promptd.server.tools import MAX_TOOLS, Allowed, Arguments, Offer, ToolName, offer, tool_of
 
 MAX_METADATA = 16
 """Pairs of metadata, as OpenAI has it."""
+
+LOGPROBS = "message.output_text.logprobs"
+"""In `include`, asks how likely the model thought the tokens of its reply."""
 
 
 def _text_of(content: Any) -> Any:
@@ -88,6 +91,22 @@ class FunctionChoice(Body):
     type: Literal["function"]
     name: Text
 
+    def allowed(self) -> Allowed:
+        """Return what this lets the model do."""
+        return Allowed((self.name,), required=True)
+
+
+class AllowedChoice(Body):
+    """The functions the model may ask for, which are not all it is told of; or has to."""
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[FunctionChoice], Field(min_length=1, max_length=MAX_TOOLS)]
+
+    def allowed(self) -> Allowed:
+        """Return what this lets the model do."""
+        return Allowed(tuple(tool.name for tool in self.tools), required=self.mode == "required")
+
 
 class TextFormat(Body):
     """What text the model may say; a schema stands beside its name here."""
@@ -121,8 +140,15 @@ class ResponsesRequest(Body):
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     text: TextSettings | None = None
+    include: Annotated[list[Text], Many] | None = None
+    """What a response carries beside the reply; only LOGPROBS is known, the rest is of what promptd has not."""
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | FunctionChoice | None = None
+    tool_choice: (
+        Literal["none", "auto", "required"]
+        | Annotated[FunctionChoice | AllowedChoice, Field(discriminator="type")]
+        | None
+    ) = None
     parallel_tool_calls: bool | None = None
     metadata: Annotated[dict[Text, Text], at_most(MAX_METADATA)] | None = None
     previous_response_id: None = None
@@ -130,6 +156,12 @@ class ResponsesRequest(Body):
     conversation: None = None
     background: Literal[False] | None = None
     """Nor can a response be fetched later."""
+
+    @model_validator(mode="after")
+    def _logprobs_are_asked_for(self) -> ResponsesRequest:
+        if self.top_logprobs and LOGPROBS not in (self.include or ()):
+            raise ValueError(f"top_logprobs needs include to have {LOGPROBS!r}")
+        return self
 
     def messages(self) -> list[Message]:
         """Return the conversation that is asked for the next reply."""
@@ -152,11 +184,9 @@ class ResponsesRequest(Body):
     def offer(self) -> Offer:
         """Return the tools offered, and what the reply has to look like; raises InvalidField."""
         choice = self.tool_choice
-        named = choice.name if isinstance(choice, FunctionChoice) else None
         return offer(
             [tool_of(tool.name, tool.description, tool.parameters) for tool in self.tools or ()],
-            choice if isinstance(choice, str) else None,
-            named,
+            choice if choice is None or isinstance(choice, str) else choice.allowed(),
             self._reply_schema(),
         )
 
@@ -167,6 +197,7 @@ class ResponsesRequest(Body):
             temperature=self.temperature,
             top_p=self.top_p,
             json_schema=offered.schema,
+            logprobs=(self.top_logprobs or 0) if LOGPROBS in (self.include or ()) else None,
         )
 
     def echoed(self) -> dict[str, Any]:
@@ -178,7 +209,7 @@ class ResponsesRequest(Body):
         if self.text and self.text.format:
             given = self.text.format.model_dump(exclude_none=True, by_alias=True)
         tools = [{"strict": False, **tool.model_dump()} for tool in self.tools or ()]
-        choice = self.tool_choice.model_dump() if isinstance(self.tool_choice, FunctionChoice) else self.tool_choice
+        choice = self.tool_choice
         return {
             **asked,
             "metadata": self.metadata or {},
@@ -186,7 +217,8 @@ class ResponsesRequest(Body):
             "previous_response_id": None,
             "store": False,
             "text": {"format": {"name": "reply", **given} if given["type"] == "json_schema" else given},
-            "tool_choice": choice or "auto",
+            "tool_choice": choice.model_dump() if isinstance(choice, Body) else choice or "auto",
+            "top_logprobs": self.top_logprobs or 0,
             "tools": tools,
             "truncation": "disabled",
         }

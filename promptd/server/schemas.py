@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from promptd.chat import MAX_LOGPROBS, ChatOptions, Message, Role
 from promptd.server.body import Body, Many, SamplingFields, Text
 from promptd.server.formats import ResponseFormat
-from promptd.server.tools import MAX_TOOLS, CallMade, Offer, ToolChoice, ToolNamed, ToolOffered, offer
+from promptd.server.tools import MAX_TOOLS, CallMade, Offer, ToolChoice, ToolOffered, offer
 
 MAX_CHOICES = 16
 """Most replies, and most prompts, of one request."""
@@ -91,18 +91,14 @@ class ChatRequest(SamplingFields):
     def _one_limit(self) -> ChatRequest:
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
             raise ValueError("max_tokens and max_completion_tokens disagree; give one of them")
-        if self.stream and self.n not in (None, 1):
-            raise ValueError("a stream carries one choice; leave n out, or stream out")
         return self
 
     def offer(self) -> Offer:
         """Return the tools offered, and what the reply has to look like; raises InvalidField."""
         choice = self.tool_choice
-        named = choice.function.name if isinstance(choice, ToolNamed) else None
         return offer(
             [tool.as_tool() for tool in self.tools or ()],
-            choice if isinstance(choice, str) else None,
-            named,
+            choice if choice is None or isinstance(choice, str) else choice.allowed(),
             self.response_format.schema_text() if self.response_format else None,
         )
 
@@ -128,12 +124,6 @@ class CompletionRequest(SamplingFields):
     echo: Literal[False] | None = None
     suffix: None = None
     """Neither the prompt nor a middle can be part of a reply: refused."""
-
-    @model_validator(mode="after")
-    def _one_stream(self) -> CompletionRequest:
-        if self.stream and (self.n not in (None, 1) or len(self.prompts()) > 1):
-            raise ValueError("a stream carries one choice; give one prompt and no n, or leave stream out")
-        return self
 
     def prompts(self) -> list[str]:
         """Return the texts to go on with."""

@@ -49,14 +49,45 @@ class FunctionNamed(Body):
     name: Text
 
 
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """Which of the tools a reply may call, and whether it has to call one."""
+
+    names: tuple[str, ...]
+    required: bool
+
+
 class ToolNamed(Body):
     """The one tool the model has to ask for."""
 
     type: Literal["function"]
     function: FunctionNamed
 
+    def allowed(self) -> Allowed:
+        """Return what this lets the model do."""
+        return Allowed((self.function.name,), required=True)
 
-ToolChoice = Literal["none", "auto", "required"] | ToolNamed
+
+class ToolsListed(Body):
+    """Some of the tools, and whether the model may ask for one of them or has to."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[ToolNamed], Field(min_length=1, max_length=MAX_TOOLS)]
+
+
+class ToolsAllowed(Body):
+    """The tools the model may ask for, which are not all it is told of."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: ToolsListed
+
+    def allowed(self) -> Allowed:
+        """Return what this lets the model do."""
+        names = tuple(tool.function.name for tool in self.allowed_tools.tools)
+        return Allowed(names, required=self.allowed_tools.mode == "required")
+
+
+ToolChoice = Literal["none", "auto", "required"] | Annotated[ToolNamed | ToolsAllowed, Field(discriminator="type")]
 
 
 def _arguments(value: Any) -> Any:
@@ -122,20 +153,22 @@ def tool_of(name: str, description: str | None, parameters: dict[str, Any] | Non
         raise InvalidField(f"the parameters of {name}: {error}", "tools") from error
 
 
-def offer(tools: Sequence[Tool], choice: str | None, named: str | None, reply: str | None = None) -> Offer:
-    """Return what is offered: `choice` is none, auto or required; `named` the one tool to be called.
+def offer(tools: Sequence[Tool], choice: str | Allowed | None, reply: str | None = None) -> Offer:
+    """Return what is offered: `choice` is none, auto, required, or which of the tools may or must be called.
 
     `reply` is a JSON schema of replies that are no call. Raises InvalidField.
     """
     if len({tool.name for tool in tools}) < len(tools):
         raise InvalidField("two tools have the same name", "tools")
-    if not tools and (named or choice == "required"):
+    if not tools and (isinstance(choice, Allowed) or choice == "required"):
         raise InvalidField("a tool_choice that asks for a call needs tools", "tool_choice")
     if choice == "none":
         return Offer(reply=reply)
-    if named is not None:
-        forced = tuple(tool for tool in tools if tool.name == named)
-        if not forced:
-            raise InvalidField(f"there is no tool {named!r} in tools", "tool_choice")
-        return Offer(tuple(tools), forced, reply)
-    return Offer(tuple(tools), tuple(tools) if choice == "required" else (), reply)
+    if not isinstance(choice, Allowed):
+        return Offer(tuple(tools), tuple(tools) if choice == "required" else (), reply)
+    if unknown := set(choice.names) - {tool.name for tool in tools}:
+        raise InvalidField(f"there is no tool {min(unknown)!r} in tools", "tool_choice")
+    allowed = tuple(tool for tool in tools if tool.name in choice.names)
+    # A model held to a call is told of all tools, so that what it has read of them stays in its cache; one that is not
+    # held would call what it is told of.
+    return Offer(tuple(tools), allowed, reply) if choice.required else Offer(allowed, (), reply)

@@ -54,6 +54,15 @@ def _kill_worker(served: Served) -> None:
     os.kill(worker, signal.SIGKILL)
 
 
+def test_a_client_that_leaves_frees_the_sequences_of_all_choices(rambling: Served) -> None:
+    before = rambling.stats().generated_tokens
+    with rambling.streaming("/v1/chat/completions", {"model": "chat", "n": 3, **QUESTION}) as stream:
+        while {chunk["choices"][0]["index"] for _, chunk in (next(stream) for _ in range(8))} != {0, 1, 2}:
+            pass
+    _no_sequences(rambling)
+    assert rambling.stats().generated_tokens - before < ENDLESS
+
+
 @pytest.mark.parametrize("model", ["chat", "guest/persona"])
 def test_a_client_that_leaves_a_stream_frees_its_sequence(rambling: Served, model: str) -> None:
     before = rambling.stats().generated_tokens

@@ -54,6 +54,23 @@ def test_the_named_tool_is_called_though_there_are_others(served: Served) -> Non
     assert call.type == "function" and (call.function.name, call.function.arguments) == ("get_time", "{}")
 
 
+def _allowed(mode: str, *names: str) -> Any:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+def test_only_allowed_tools_are_called(served: Served) -> None:
+    create = served.openai.chat.completions.create
+    held = create(
+        model="chat", messages=ASK, tools=[WEATHER, CLOCK], max_tokens=60, tool_choice=_allowed("required", "get_time")
+    ).choices[0]
+    (call,) = held.message.tool_calls or ()
+    assert call.type == "function" and call.function.name == "get_time"
+    for name, reason in (("get_weather", "tool_calls"), ("get_time", "stop")):
+        free = create(model="echo", messages=SAY_CALL, tools=[WEATHER, CLOCK], tool_choice=_allowed("auto", name))
+        assert free.choices[0].finish_reason == reason
+
+
 def test_calls_stream_as_deltas(served: Served) -> None:
     with served.openai.chat.completions.stream(
         model="chat", messages=ASK, tools=[WEATHER], tool_choice="required", max_tokens=100
@@ -142,6 +159,9 @@ def _format(**fields: Any) -> dict[str, Any]:
         ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "string"}}}]}, "object"),
         ({"tools": [CLOCK], "tool_choice": NAMED}, "get_weather"),
         ({"tools": [CLOCK], "tool_choice": "perhaps"}, "tool_choice"),
+        ({"tools": [CLOCK], "tool_choice": _allowed("auto", "get_weather")}, "get_weather"),
+        ({"tools": [CLOCK], "tool_choice": _allowed("auto")}, "tool_choice"),
+        ({"tools": [CLOCK], "tool_choice": _allowed("none", "get_time")}, "tool_choice"),
         ({"tool_choice": "required"}, "needs tools"),
         ({"functions": [{"name": "f"}]}, "functions"),
         ({"messages": [{"role": "user", "content": "a", "tool_calls": [NAMED]}]}, "tool_calls"),

@@ -13,10 +13,11 @@
 
 static handler_result done(string reply) { return (handler_result){.reply = reply}; }
 
-static handler_result fail(const char *sentence) {
-  string copy = {strdup(sentence), strlen(sentence)};
-  return (handler_result){.failed = true, .error = {CHAT_RUNTIME_ERROR, copy}};
+static handler_result refuse(string sentence) {
+  return (handler_result){.failed = true, .error = {CHAT_RUNTIME_ERROR, sentence}};
 }
+
+static handler_result fail(const char *sentence) { return refuse((string){strdup(sentence), strlen(sentence)}); }
 
 static bool open_context(const char *graph, nn_context *context) {
   nn_load_result loaded;
@@ -35,7 +36,7 @@ static handler_result turn(string text) {
   if (!opened && !(opened = open_context("chat", &chat))) return fail("the graph chat cannot be had");
   nn_compute_result answer;
   nn_context_compute(chat, text.data, text.length, &answer);
-  return answer.failed ? fail(answer.error.data) : done(answer.reply);
+  return answer.failed ? refuse(answer.error) : done(answer.reply);
 }
 
 static handler_result echo(int times) {
@@ -94,10 +95,10 @@ static handler_result fork_chat(int count, string text) {
   for (int i = 0; i < count; i++) {
     chat_session_result forked;
     chat_fork(session, &forked);
-    if (forked.failed) return fail(forked.error.sentence.data);
+    if (forked.failed) return refuse(forked.error.sentence);
     chat_reply_result started;
     chat_stream(forked.session, &(chat_message){CHAT_USER, text}, 1, &started);
-    if (started.failed) return fail(started.error.sentence.data);
+    if (started.failed) return refuse(started.error.sentence);
     replies[i] = started.reply;
   }
   handler_result result = fail("");

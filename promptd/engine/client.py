@@ -146,7 +146,6 @@ class Engine:
         self._used = 0.0
         """When the worker was last asked to do something, or was done."""
         self._closed = False
-        self._closing = threading.Event()
         self._budget = budget or MemoryBudget()
         self._memory = settings.memory
         self._model_bytes, self._kv_bytes = _size(path) + (0 if draft is None else _size(draft)), 0
@@ -294,7 +293,6 @@ class Engine:
         with self._lock:
             self._closed = True
             link = self._link
-        self._closing.set()
         if link is not None:
             link.close()
 
@@ -385,7 +383,7 @@ class Engine:
         """Wait until nobody has used the worker for as long as it is kept, and end it; the next call starts another."""
         keep = max(self._keep_alive, MIN_IDLE_S)
         wait = keep
-        while not self._closing.wait(wait):
+        while not link.ended.wait(wait):
             with self._start_lock, self._lock:
                 if self._link is not link:
                     return

@@ -24,6 +24,7 @@ from promptd.config import EngineSettings, GraphSettings
 from promptd.engine.adapters import Adapters
 from promptd.engine.client import Engine
 from promptd.engine.conversation import Conversation
+from promptd.engine.crashes import Crashes
 from promptd.engine.memory import MemoryBudget
 from promptd.engine.messages import POOLING_MODEL_OR_MEAN
 from promptd.engine.reply import Reply
@@ -224,12 +225,17 @@ class _Engines:
         self._lock = threading.Lock()
         self._shared: dict[EngineKey, _Shared] = {}
         self._budget = MemoryBudget()
+        self._crashes: dict[EngineKey, Crashes] = {}
+        """Of models that have crashed lately: one that crashes whenever it is loaded is given up, too."""
 
     def acquire(self, key: EngineKey, path: Path) -> Engine:
         """Return the engine for `key`, loading it from `path`, a name of the same file, if nobody has."""
         with self._lock:
             shared = self._shared.setdefault(key, _Shared(threading.Lock()))
             shared.holders += 1
+            kept = {each: crashes for each, crashes in self._crashes.items() if each in self._shared or crashes.any}
+            self._crashes = kept
+            crashes = self._crashes.setdefault(key, Crashes())
         try:
             with shared.lock:
                 if shared.engine is None:
@@ -242,6 +248,7 @@ class _Engines:
                         kv_bytes=kv_bytes,
                         draft=draft,
                         budget=self._budget,
+                        crashes=crashes,
                     )
                 return shared.engine
         except BaseException:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
@@ -25,15 +24,12 @@ from promptd.backends.onnx_messages import Load
 from promptd.backends.onnx_model import memory_limit
 from promptd.backends.onnx_ports import Port, bind
 from promptd.chat import ChatOptions, Tool
+from promptd.engine.crashes import Crashes
 from promptd.errors import RuntimeFailure, TimedOut, TooLarge, UnsupportedOperation
 from promptd.tensor import NamedTensor, Tensor
 
 BYTES_LIMIT = 32 * 1024**2
 """Bytes of a model that does not come from a file, unless the caller says otherwise."""
-
-MAX_CRASHES = 3
-CRASH_WINDOW_S = 30.0
-"""After this many crashes within the window the worker is not started again until the oldest is further back."""
 
 
 class OnnxGraph:
@@ -63,8 +59,7 @@ class OnnxGraph:
         self._load = Load(path, target, self._memory)
         self._bytes = () if isinstance(model, Path) else (model,)
         self._running: dict[Call, OnnxExecution] = {}
-        self._crashes: deque[float] = deque(maxlen=MAX_CRASHES)
-        self._last_cause = ""
+        self._crashes = Crashes("the worker process of the ONNX graph")
         self._closed = False
         self._lock = threading.Lock()
         self._starting = threading.Lock()
@@ -157,7 +152,10 @@ class OnnxGraph:
         try:
             if self._worker.alive:
                 return self._worker
-            self._count_crash(self._worker)
+            if self._worker.crashed:
+                self._worker.crashed = False
+                self._crashes.add(self._worker.cause, killed=self._worker.killed)
+            self._crashes.check()
             worker = Worker(self._load, self._bytes)
             self._workers[:] = [worker]
             loaded = worker.open(deadline)
@@ -170,20 +168,6 @@ class OnnxGraph:
         if self._closed:
             worker.kill("was ended, because the graph was closed")
         return worker
-
-    def _count_crash(self, worker: Worker) -> None:
-        """Note how a worker ended, once; raises RuntimeFailure when that happened too often of late."""
-        if worker.crashed:
-            worker.crashed = False
-            self._crashes.append(time.monotonic())
-            self._last_cause = str(worker.lost())
-        now = time.monotonic()
-        recent = [crash for crash in self._crashes if now - crash < CRASH_WINDOW_S]
-        if len(recent) >= MAX_CRASHES:
-            raise RuntimeFailure(
-                f"{self._last_cause}, {len(recent)} times within {CRASH_WINDOW_S:g} s;"
-                f" it is started again in {recent[0] + CRASH_WINDOW_S - now:.0f} s at the earliest"
-            )
 
 
 class OnnxExecution:

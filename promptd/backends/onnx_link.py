@@ -30,6 +30,7 @@ from promptd.backends.onnx_messages import (
     TensorChannel,
 )
 from promptd.backends.onnx_ports import Feed
+from promptd.engine.crashes import cause_of, was_killed
 from promptd.engine.link import worker_environment
 from promptd.errors import BY_NAME, PromptdError, RuntimeFailure, TimedOut, TooLarge
 
@@ -182,6 +183,8 @@ class Worker:
         """False once its end is being told: a call made after that would wait for ever."""
         self.crashed = False
         """Whether it ended without being told to."""
+        self.killed = False
+        """Whether it was ended from outside."""
         self.pid: int | None = None
         self._load = (load, blobs)
         self._socket, self._far_socket = socket.socketpair()
@@ -189,7 +192,8 @@ class Worker:
         self._send_lock = threading.Lock()
         self._end_lock = threading.Lock()
         self._ending: str | None = None
-        self._cause = "could not be started"
+        self.cause = "could not be started"
+        """Why the process ended, as the rest of a sentence about it."""
         self._loaded: Future[Loaded] = Future()
         threading.Thread(target=self._live, name="promptd-onnx", daemon=True).start()
 
@@ -234,7 +238,7 @@ class Worker:
         """End the process; its calls are told that it `cause`."""
         with self._end_lock:
             if self._ending is None:
-                self._ending = self._cause = cause
+                self._ending = self.cause = cause
                 self.alive = False
             if self.pid is not None:
                 with suppress(ProcessLookupError):
@@ -247,7 +251,7 @@ class Worker:
 
     def lost(self) -> RuntimeFailure:
         """Return what a call on a worker that has ended is told."""
-        return RuntimeFailure(f"the worker process of the ONNX graph {self._cause}")
+        return RuntimeFailure(f"the worker process of the ONNX graph {self.cause}")
 
     def _live(self) -> None:
         try:
@@ -265,12 +269,12 @@ class Worker:
                 with self._end_lock:
                     self.pid = None
                 status = os.waitstatus_to_exitcode(_forker.end(pid))
-                self._cause = _cause(status)
+                self.cause, self.killed = cause_of(status), was_killed(status)
         except OSError as error:
-            self._cause = f"could not be run: {error.strerror or error}"
+            self.cause = f"could not be run: {error.strerror or error}"
         finally:
             self.crashed = self._ending is None
-            self._cause = self._ending or self._cause
+            self.cause = self._ending or self.cause
             self.alive = False
             self._socket.close()
             for number in list(self.calls):
@@ -309,12 +313,3 @@ class Worker:
 
 def _error(code: str, text: str) -> PromptdError:
     return BY_NAME.get(code, RuntimeFailure)(text)
-
-
-def _cause(status: int) -> str:
-    """Return how the process ended, as the rest of a sentence about it."""
-    if status < 0:
-        with suppress(ValueError):
-            return f"was killed by {signal.Signals(-status).name}"
-        return f"was killed by signal {-status}"
-    return f"ended with status {status}"

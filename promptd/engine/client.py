@@ -24,6 +24,7 @@ from promptd.chat import Message, Piece, Tool
 from promptd.config import EngineSettings
 from promptd.engine.adapters import Adapters
 from promptd.engine.conversation import Conversation
+from promptd.engine.crashes import Crashes
 from promptd.engine.link import Link
 from promptd.engine.memory import Claim, MemoryBudget
 from promptd.engine.messages import (
@@ -60,14 +61,6 @@ from promptd.engine.statistics import EngineInfo, EngineStats
 from promptd.engine.transcript import TOKEN_CODE, Transcript
 from promptd.errors import BY_NAME, PromptdError, RuntimeFailure, TooLarge
 
-CRASH_WINDOW_S = 30.0
-MAX_CRASHES = 3
-"""After this many crashes within CRASH_WINDOW_S, and no reply between them that came to its end, the worker is not
-started again until the oldest is further back.
-"""
-BACK_OFF_S = (0.0, 0.5, 2.0)
-"""Pause before a start, by such crashes within the window."""
-
 MAX_COUNT_CHARACTERS = 1024**2
 """The worker tokenises some megabytes a second, and nobody's reply goes on meanwhile."""
 
@@ -101,15 +94,16 @@ class Engine:
         kv_bytes: int | None = None,
         draft: Path | None = None,
         budget: MemoryBudget | None = None,
+        crashes: Crashes | None = None,
     ) -> None:
         """Start the worker and wait until the model is loaded.
 
         `context` is how many tokens one conversation can hold; None is the model's own limit, or the KV cache if
         that is smaller. `kv_bytes` limits the KV cache of a model nobody vouches for. `draft` is a small model of
         the same vocabulary, which guesses for this one; InvalidArgument when it cannot. Engines with the same
-        `budget` make room for each other, as `settings.memory` says. Raises NotFound, InvalidEncoding,
-        UnsupportedOperation, TooLarge when that limit or `settings.memory` is too low, Busy while others are in use,
-        or RuntimeFailure with llama.cpp's cause.
+        `budget` make room for each other, as `settings.memory` says. `crashes` are those of the model's workers
+        before. Raises NotFound, InvalidEncoding, UnsupportedOperation, TooLarge when that limit or `settings.memory`
+        is too low, Busy while others are in use, or RuntimeFailure with llama.cpp's cause.
         """
         self.path = path
         self._start = Start(
@@ -138,9 +132,7 @@ class Engine:
         self._link: Link | None = None
         self._handlers: dict[int, tuple[Link, Handler]] = {}
         self._discarded: deque[tuple[Link, int]] = deque()
-        self._crashes: deque[float] = deque(maxlen=MAX_CRASHES)
-        """When workers crashed since the last reply that came to its end."""
-        self._last_cause = ""
+        self._crashes = crashes or Crashes()
         self._starts = 0
         self._keep_alive = settings.keep_alive
         self._used = 0.0
@@ -151,7 +143,7 @@ class Engine:
         self._model_bytes, self._kv_bytes = _size(path) + (0 if draft is None else _size(draft)), 0
         """What the worker takes; of the KV cache that is known once it has been loaded."""
         with self._start_lock:
-            self.info: EngineInfo = self._start_worker()
+            self._start_worker()
 
     def conversation(
         self,
@@ -314,13 +306,7 @@ class Engine:
             with self._lock:
                 link = self._link
                 self._used = time.monotonic()
-            if link is None:
-                self._start_worker()
-                with self._lock:
-                    link = self._link
-        if link is None:
-            raise RuntimeFailure(f"the model's worker process {self._last_cause} as soon as it was started")
-        return link
+            return link or self._start_worker()
 
     def call(self, link: Link, call: int, handler: Handler) -> None:
         """Let `handler` be told of everything about `call` until it ends."""
@@ -342,19 +328,12 @@ class Engine:
         """Close a conversation that was garbage-collected, soon: its collector may hold any lock."""
         self._discarded.append((link, conversation))
 
-    def _start_worker(self) -> EngineInfo:
+    def _start_worker(self) -> Link:
         """Start a worker, unless too many crashed lately."""
         with self._lock:
             self._check_open()
-            now = time.monotonic()
-            recent = [crash for crash in self._crashes if now - crash < CRASH_WINDOW_S]
-        if len(recent) >= MAX_CRASHES:
-            raise RuntimeFailure(
-                f"the model's worker process crashed {len(recent)} times within {CRASH_WINDOW_S:g} s,"
-                f" and {self._last_cause} at last;"
-                f" it is started again in {recent[0] + CRASH_WINDOW_S - now:.0f} s at the earliest"
-            )
-        time.sleep(BACK_OFF_S[len(recent)])
+        self._crashes.check()
+        time.sleep(self._crashes.pause)
         claim = self._budget.claim(self, model=self._model_bytes, kv=self._kv_bytes, limit=self._memory)
         try:
             link = Link(self._start, self._on_event, partial(self._on_end, claim))
@@ -365,8 +344,8 @@ class Engine:
         except BaseException:
             self._budget.release(claim)
             raise
-        info = link.open()
-        self._model_bytes, self._kv_bytes = info.model_bytes, info.kv_bytes
+        self.info: EngineInfo = link.open()
+        self._model_bytes, self._kv_bytes = self.info.model_bytes, self.info.kv_bytes
         try:
             self._budget.settle(claim, model=self._model_bytes, kv=self._kv_bytes)
         except PromptdError:
@@ -377,7 +356,7 @@ class Engine:
         self._used = time.monotonic()
         if self._keep_alive >= 0:
             threading.Thread(target=self._unload_when_idle, args=(link,), name="promptd-idle", daemon=True).start()
-        return info
+        return link
 
     def _unload_when_idle(self, link: Link) -> None:
         """Wait until nobody has used the worker for as long as it is kept, and end it; the next call starts another."""
@@ -461,8 +440,7 @@ class Engine:
             case Accepted():
                 self._tell(event.call, event)
             case Ended() | RawEnded() | Embedded():
-                with self._lock:
-                    self._crashes.clear()
+                self._crashes.clear()
                 self._tell(event.call, event, last=True)
             case Failed() | Counted() | StatsRead() | Tokenized() | AdaptersLoaded():
                 self._tell(event.call, event, last=True)
@@ -484,13 +462,12 @@ class Engine:
         """The worker is gone: tell everyone who waits for it."""
         self._budget.release(claim)
         with self._lock:
-            crashed = link.alive and not self._closed
+            crashed = link.alive and not link.refused and not self._closed
             link.alive = False
             if self._link is link:
                 self._link = None
             if crashed:
-                self._crashes.append(time.monotonic())
-                self._last_cause = link.cause
+                self._crashes.add(link.cause, killed=link.killed)
             lost = [call for call, (owner, _) in self._handlers.items() if owner is link]
             handlers = [self._handlers.pop(call)[1] for call in lost]
         for handler in handlers:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from promptd.engine.channel import Channel, ProtocolError
+from promptd.engine.crashes import cause_of, was_killed
 from promptd.engine.messages import Command, Event, LoadFailed, Ready, Start
 from promptd.engine.run_queue import runnable
 from promptd.engine.statistics import EngineInfo
@@ -80,6 +80,8 @@ class Link:
         """Set when the process is gone, and everyone was told."""
         self.cause = "could not be started"
         """Why the process ended, as the rest of a sentence about it."""
+        self.killed = False
+        """Whether it was ended from outside."""
 
     def open(self) -> EngineInfo:
         """Start the worker and wait until its model is loaded; raises a PromptdError that says why it is not."""
@@ -91,6 +93,11 @@ class Link:
         if self._outcome is not None:
             raise self._outcome
         raise RuntimeFailure(f"the model's worker process {self.cause} while it loaded {self._name}")
+
+    @property
+    def refused(self) -> bool:
+        """Whether the worker has said why it cannot load the model."""
+        return isinstance(self._outcome, Exception)
 
     def send(self, command: Command) -> None:
         """Send; silently nothing when the worker is gone, since `on_end` tells everyone of that."""
@@ -116,7 +123,7 @@ class Link:
                     self._read()
                 finally:
                     self._hang_up()
-                    self.cause = _cause(_reap(process), _tail(stderr))
+                    self.cause, self.killed = _reap(process, stderr)
         except OSError as error:
             self.cause = f"could not be started: {error.strerror}"
         finally:
@@ -180,13 +187,14 @@ def spin_count(threads: int | None, runnable: int, cores: int) -> str | None:
     return None if threads is None and runnable < cores else SHORT_SPIN
 
 
-def _reap(process: subprocess.Popen[bytes]) -> int:
-    """Wait for the process, killing it if it takes long; return its exit status, or minus the signal."""
+def _reap(process: subprocess.Popen[bytes], stderr: object) -> tuple[str, bool]:
+    """Wait for the process, killing it if it takes long; return why it ended, and whether somebody else killed it."""
     try:
-        return process.wait(EXIT_SECONDS)
+        status = process.wait(EXIT_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
-        return process.wait()
+        return cause_of(process.wait(), _tail(stderr)), False
+    return cause_of(status, _tail(stderr)), was_killed(status)
 
 
 def _tail(stderr: object) -> str:
@@ -196,15 +204,3 @@ def _tail(stderr: object) -> str:
     file.seek(max(0, size - _STDERR_TAIL_BYTES))
     lines = file.read().decode("utf-8", "replace").strip().splitlines()
     return lines[-1][:300] if lines else ""
-
-
-def _cause(status: int, last_words: str) -> str:
-    """Return how the process ended, as the rest of a sentence about it."""
-    said = f" ({last_words})" if last_words else ""
-    if status < 0:
-        try:
-            name = signal.Signals(-status).name
-        except ValueError:
-            name = f"signal {-status}"
-        return f"was killed by {name}{said}"
-    return f"ended with status {status}{said}"

@@ -13,6 +13,7 @@ from promptd.backends.ggml import GgmlGraph
 from promptd.backends.sampling import sampling_of
 from promptd.chat import ChatOptions, Completion, Message, StopReason
 from promptd.config import EngineSettings, GraphSettings
+from promptd.engine import crashes, link
 from promptd.engine.options import Sampling
 from promptd.errors import InvalidArgument, InvalidEncoding, PromptdError, RuntimeFailure
 
@@ -184,6 +185,21 @@ def test_a_model_that_cannot_be_loaded_can_be_tried_again(tmp_path: Path, smollm
     path.symlink_to(smollm2)
     graph = GgmlGraph(path, settings, ENGINE)
     assert ask(graph, "Hi").text
+    graph.close()
+
+
+def test_a_model_that_crashes_whenever_it_is_loaded_is_given_up(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, engine = GraphSettings(model="smollm2"), ENGINE.model_copy(update={"queue": 7})
+    monkeypatch.setattr(crashes, "BACK_OFF_S", (0.0, 0.0, 0.0))
+    with monkeypatch.context() as crashing:
+        crashing.setattr(link, "_BOOT", "import os; os.abort()")
+        for _ in range(crashes.MAX_CRASHES):
+            with pytest.raises(RuntimeFailure, match="was killed by SIGABRT while it loaded"):
+                GgmlGraph(smollm2, settings, engine)
+    with pytest.raises(RuntimeFailure, match="ended 3 times within 30 s, and was killed by SIGABRT at last"):
+        GgmlGraph(smollm2, settings, engine)
+    monkeypatch.setattr(crashes, "CRASH_WINDOW_S", 0.0)
+    graph = GgmlGraph(smollm2, settings, engine)
     graph.close()
 
 

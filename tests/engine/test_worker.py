@@ -17,7 +17,7 @@ from exact import EXACT, GREEDY
 
 from promptd.chat import Completion, Message
 from promptd.config import EngineSettings
-from promptd.engine import client, link
+from promptd.engine import crashes, link
 from promptd.engine.client import Engine
 from promptd.engine.options import Sampling
 from promptd.errors import InvalidEncoding, NotFound, PromptdError, RuntimeFailure, TimedOut
@@ -27,10 +27,10 @@ LONG = Sampling(temperature=0, max_tokens=400)
 ROOT = Path(__file__).parents[2]
 
 
-def kill_worker(engine: Engine) -> int:
+def kill_worker(engine: Engine, how: signal.Signals = signal.SIGKILL) -> int:
     pid = engine.stats().worker_pid
     assert pid is not None
-    os.kill(pid, signal.SIGKILL)
+    os.kill(pid, how)
     return pid
 
 
@@ -101,23 +101,62 @@ def test_all_calls_in_flight_fail_when_the_worker_dies(engine: Engine) -> None:
     assert engine.conversation("guest").send([Message("user", "Hi")], GREEDY).result().text
 
 
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start workers again at once, and forgive nothing by and by."""
+    monkeypatch.setattr(crashes, "BACK_OFF_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(crashes, "CRASH_WINDOW_S", 600.0)
+
+
+@pytest.mark.usefixtures("no_pauses")
 def test_a_worker_that_keeps_crashing_is_not_started_for_ever(
     engine: Engine, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "BACK_OFF_S", (0.0, 0.0, 0.0))
-    monkeypatch.setattr(client, "CRASH_WINDOW_S", 600.0)
     conversation = engine.conversation("guest")
     ask(conversation, "Hello.")
-    for _ in range(client.MAX_CRASHES):
+    for _ in range(crashes.MAX_CRASHES):
         engine.count_tokens("Hello.")
-        pid = kill_worker(engine)
+        pid = kill_worker(engine, signal.SIGABRT)
         wait_until(lambda pid=pid: engine.stats().worker_pid != pid)
-    with pytest.raises(RuntimeFailure, match=r"crashed 3 times within 600 s, and was killed by SIGKILL at last"):
+    with pytest.raises(RuntimeFailure, match=r"ended 3 times within 600 s, and was killed by SIGABRT.* at last"):
         conversation.send([Message("user", "Hello.")])
     assert engine.stats().worker_pid is None
-    monkeypatch.setattr(client, "CRASH_WINDOW_S", 0.0)
+    monkeypatch.setattr(crashes, "CRASH_WINDOW_S", 0.0)
     assert conversation.turns == 1
     assert ask(conversation, "Hello.").text
+
+
+DYING = "import os, signal; os.kill(os.getpid(), signal.{})"
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_workers_that_are_killed_while_they_load_lock_nobody_out_unless_that_goes_on(
+    tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Engine(tiny(), EXACT) as engine:
+        kill_worker(engine)
+        wait_until(lambda: engine.stats().worker_pid is None)
+        with monkeypatch.context() as killed:
+            killed.setattr(link, "_BOOT", DYING.format("SIGKILL"))
+            for _ in range(2 * crashes.MAX_CRASHES):
+                with pytest.raises(RuntimeFailure, match="was killed by SIGKILL"):
+                    engine.count_tokens("hello")
+        assert engine.conversation("guest").send([Message("user", "hello")], GREEDY).result().usage.generated > 0
+        kill_worker(engine)
+        wait_until(lambda: engine.stats().worker_pid is None)
+        monkeypatch.setattr(link, "_BOOT", DYING.format("SIGKILL"))
+        for _ in range(crashes.MAX_CRASHES * crashes.KILLS_OF_A_CRASH - 1):
+            with pytest.raises(RuntimeFailure, match="was killed by SIGKILL"):
+                engine.count_tokens("hello")
+        with pytest.raises(RuntimeFailure, match=r"ended 9 times within 600 s, and was killed by SIGKILL at last"):
+            engine.count_tokens("hello")
+
+
+def test_a_worker_that_says_why_it_cannot_load_the_model_has_not_crashed(tmp_path: Path) -> None:
+    history = crashes.Crashes()
+    with pytest.raises(NotFound):
+        Engine(tmp_path / "missing.gguf", crashes=history)
+    assert not history.any
 
 
 def test_a_worker_that_hangs_does_not_hold_a_caller_past_the_deadline(
@@ -325,7 +364,7 @@ def test_a_model_nobody_uses_is_unloaded_and_conversations_go_on_when_it_is_used
         second = ask(conversation, "Another.")
         assert second.usage.prompt > reply.result().usage.prompt
         assert engine.stats().worker_starts >= 2
-        for _ in range(client.MAX_CRASHES + 1):
+        for _ in range(crashes.MAX_CRASHES + 1):
             wait_until(lambda: engine.stats().worker_pid is None)
             assert engine.count_tokens("Hello world") == 2, "unloading is no crash"
 

@@ -39,7 +39,7 @@ def rambling(smollm2: Path, guest_files: dict[str, Path], built_guest: Callable[
     }
     server = ServerSettings(session_grace=0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("promptd.engine.client.CRASH_WINDOW_S", 0.0)  # its worker is killed more often than is forgiven
+        patch.setattr("promptd.engine.crashes.CRASH_WINDOW_S", 0.0)  # its worker is killed more often than is forgiven
         with serving(Settings(graphs={"chat": chat}, guests=guests, server=server)) as running:
             yield running
 

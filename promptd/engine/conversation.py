@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from promptd.chat import Message, Role
 from promptd.engine.adapters import Adapters
 from promptd.engine.link import Link
-from promptd.engine.messages import Accepted, Cancel, Close, Ended, Failed, Fork, Open, Rewind, Send
+from promptd.engine.messages import Accepted, Cancel, Close, Ended, Failed, Follow, Fork, Open, Rewind, Send
 from promptd.engine.options import Sampling
 from promptd.engine.reply import Reply
 from promptd.engine.transcript import Transcript
@@ -134,7 +134,13 @@ class Conversation:
             self._check_free()
             link = self._engine.link()
             call = self._engine.number()
-            reply = Reply(messages, deadline, partial(link.send, Cancel(call)), partial(self._abandon, link, call))
+            reply = Reply(
+                messages,
+                deadline,
+                partial(link.send, Cancel(call)),
+                partial(self._abandon, link, call),
+                partial(link.send, Follow(call)),
+            )
             if self._opened_in is not link:
                 link.send(
                     Open(

@@ -29,6 +29,7 @@ from promptd.engine.messages import (
     Ended,
     Event,
     Failed,
+    Follow,
     Fork,
     Generate,
     LoadAdapters,
@@ -154,9 +155,11 @@ class Core:
                 except PromptdError as error:
                     return [_failure(command.call, error)]
                 return [Accepted(command.call)]
+            case Follow():
+                return self._follow(command.call)
             case Cancel():
                 if dialogue := self._calls.get(command.call):
-                    return [self._end(dialogue, StopReason.CANCELLED)]
+                    return self._end(dialogue, StopReason.CANCELLED)
                 return self._raw.cancel(command.call)
             case Tokenize() | Generate() | Take() | Embed() | LoadAdapters():
                 return self._raw.handle(command)
@@ -205,8 +208,11 @@ class Core:
                 added.events.append(self._fail(work.generation, failure))
         if added.pieces:
             added.events.append(Pieces(tuple(added.pieces)))
-        ended = [self._end(self._calls[generation.call], reason) for generation, reason in added.ended]
-        return [*added.events, *ended, *self._raw.flush()]
+        if self.loaded.info.device != "GPU":  # idle cells cost a GPU other, unmeasured time
+            self._kv.decoded(len(outputs))
+        for generation, reason in added.ended:
+            added.events += self._end(self._calls[generation.call], reason)
+        return [*added.events, *self._raw.flush()]
 
     def _draw(self, work: Work, index: int) -> Iterator[tuple[int, int]]:
         """Sample after the work's tokens, and after each of its guesses that was sampled; yield tokens with the index
@@ -231,8 +237,8 @@ class Core:
         if generation.logprobs is not None:
             if (logprobs := generation.scored(text, reason)) or text:
                 added.events.append(Scored(generation.call, text, logprobs))
-        elif text:
-            added.pieces.append((generation.call, text))
+        elif text and (told := generation.tell(text)):
+            added.pieces.append((generation.call, told))
         if reason:
             added.ended.append((generation, reason))
         return reason is None
@@ -271,18 +277,28 @@ class Core:
         dialogue.generation = generation
         self._calls[command.call] = dialogue
 
-    def _end(self, dialogue: _Dialogue, reason: StopReason) -> Ended:
+    def _follow(self, call: int) -> list[Event]:
+        """Tell what a reply has said so far, and from now on all at once."""
+        dialogue = self._calls.get(call)
+        if dialogue is None or dialogue.generation is None:
+            return []
+        text = dialogue.generation.follow()
+        return [Pieces(((call, text),))] if text else []
+
+    def _end(self, dialogue: _Dialogue, reason: StopReason) -> list[Event]:
         """End a reply; its turn is remembered, unless it was cancelled."""
         generation = self._detach(dialogue)
+        text = generation.follow()
+        events: list[Event] = [Pieces(((generation.call, text),))] if text else []
         if reason is StopReason.CANCELLED:
             self._settle(dialogue)
-            return Ended(generation.call, reason, generation.usage, None, 0)
+            return [*events, Ended(generation.call, reason, generation.usage, None, 0)]
         turn, prompt = generation.turn(), generation.prompt
         dialogue.transcript.commit(turn, prompt.dropped)
         dialogue.rendered = prompt.fragments
         self._settle(dialogue)
         self._scheduler.counters.turns += 1
-        return Ended(generation.call, reason, generation.usage, turn, prompt.dropped)
+        return [*events, Ended(generation.call, reason, generation.usage, turn, prompt.dropped)]
 
     def _fail(self, generation: Generation, error: PromptdError) -> Failed:
         """End a reply with an error, and forget it."""
@@ -337,7 +353,7 @@ class Core:
         dialogue = self._dialogues.pop(conversation, None)
         if dialogue is None:
             return []
-        events: list[Event] = [self._end(dialogue, StopReason.CANCELLED)] if dialogue.generation else []
+        events = self._end(dialogue, StopReason.CANCELLED) if dialogue.generation else []
         self._kv.retire(dialogue.sequence)
         return events
 

@@ -46,6 +46,23 @@ class Generation:
         """How many of the likeliest tokens are to be told for each token; None tells nothing."""
         self._scored: deque[TokenLogprob] = deque()
         self._told = 0
+        self.followed = False
+        """Whether somebody wants the text as it is made."""
+        self._untold: list[str] = []
+
+    def tell(self, text: str) -> str:
+        """Take text that the reply has gained; return what is to be told of it now."""
+        if not self.followed:
+            self._untold.append(text)
+            return ""
+        return text
+
+    def follow(self) -> str:
+        """Let all text be told at once from now on; return what was not told yet."""
+        self.followed = True
+        text = "".join(self._untold)
+        self._untold.clear()
+        return text
 
     def advance(self, token: int, piece: bytes, *, is_end: bool) -> tuple[str, StopReason | None]:
         """Take the sampled `token`; return the text it adds, and why the reply ends if it does."""

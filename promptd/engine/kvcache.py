@@ -14,6 +14,12 @@ from promptd.engine.sequence import Sequence, SequenceState
 from promptd.engine.spill import Spill
 from promptd.engine.transcript import common_prefix
 
+RENT_TOKENS = 128
+"""While so many tokens are decoded, an idle cell costs about as much time as it takes to save and restore it: with
+SmolLM2-135M 2,000 idle cells make a step of 1 token 0.65 ms longer and one of 16 tokens 7 ms, and saving and restoring
+a cell takes 25 to 35 us (docs/engine.md).
+"""
+
 
 class Memory(Protocol):
     """llama.cpp's side of the cache."""
@@ -30,14 +36,15 @@ class KVCache:
     """Accounts for every cell of llama.cpp's cache.
 
     Cells are counted by reference, since forks and equal beginnings of prompts share them. An idle sequence stays
-    resident until its cells or its slot are needed; the least recently used leaves first, and keeps its tokens, to be
-    prefilled again at its next turn. So does one whose conversation is closed: other prompts may begin like it.
+    resident until its cells or its slot are needed; the least recently used leaves first, and is saved, to be restored
+    at its next turn. So is one whose conversation is closed: other prompts may begin like it. One that stays while
+    others decode for long is saved and leaves too, since llama.cpp looks at every used cell for every token.
     """
 
     def __init__(
         self, memory: Memory, cells: int, slots: int, spill: Spill | None = None, quotas: Quotas | None = None
     ) -> None:
-        """With `spill`, sequences whose conversations live are saved when they have to leave."""
+        """With `spill`, sequences are saved when they have to leave."""
         self._quotas = quotas or Quotas(None, {}, cells=cells, slots=slots)
         self._memory = memory
         self._spill = spill
@@ -47,7 +54,10 @@ class KVCache:
         self._residents: set[Sequence] = set()
         self._guests: dict[str, set[Sequence]] = {}
         """The residents of each guest that has any."""
-        self._idle: OrderedDict[Sequence, None] = OrderedDict()
+        self._idle: OrderedDict[Sequence, int] = OrderedDict()
+        """Those that may be evicted, the least recently used first, with `_decoded` of then."""
+        self._decoded = 0
+        """Tokens decoded while idle sequences were there."""
         self._retired: set[Sequence] = set()
         self._tree = PrefixTree()
         self._announced: dict[Sequence, int] = {}
@@ -130,37 +140,61 @@ class KVCache:
         """Let `sequence` be evicted from now on, after all that are idle already."""
         self._announced.pop(sequence, None)
         if sequence.slot is not None:
-            self._idle[sequence] = None
+            self._idle[sequence] = self._decoded
             self._idle.move_to_end(sequence)
             self._place(sequence, sequence.tokens[: sequence.computed])
 
     def spill(self, sequence: Sequence) -> None:
-        """Make a sequence non-resident that will be gone on with: what it holds is saved."""
-        if self._spill is not None and sequence not in self._retired:
-            self._spill.save(sequence)
+        """Make a sequence non-resident: what it holds is saved."""
+        retired = sequence in self._retired
+        if self._spill is not None and (not retired or self._spill.affords(sequence, retired=True)):
+            self._spill.save(sequence, retired=retired)
         self.release(sequence)
 
+    def decoded(self, tokens: int) -> None:
+        """Note that so many tokens were decoded; save and release an idle sequence whose cells have cost them more
+        time than that takes, if there is one and memory for it.
+        """
+        self._decoded += tokens
+        if self._spill is None or not self._memory.divisible:
+            return
+        for sequence, since in self._idle.items():
+            if self._decoded - since >= RENT_TOKENS:
+                if self._is_moved_cheaply(sequence, self._spill):
+                    self.spill(sequence)
+                    return
+                self._idle[sequence] = self._decoded
+
+    def _is_moved_cheaply(self, sequence: Sequence, spill: Spill) -> bool:
+        """Return whether most of a sequence's cells get free when it leaves, and memory has room for them."""
+        shared = sum(map(self._extra_holders.__contains__, sequence.cells)) if self._extra_holders else 0
+        return 2 * shared < sequence.computed and spill.affords(sequence, retired=sequence in self._retired)
+
     def wake(self, sequence: Sequence) -> None:
-        """Restore what was saved of an active sequence that holds no cells, as far as it begins its tokens."""
+        """Restore into an active sequence that holds no cells what was saved of it, or of one that begins like it."""
         spill = self._spill
         if spill is None or sequence.slot is None or sequence.cells:
             return
-        _, cached = self._longest(sequence, sequence.tokens[:-1])
-        usable = spill.usable(sequence, sequence.tokens[:-1], cached)
-        if usable <= cached or not self.make_room(spill.cells(sequence), sequence.guest):
+        wanted = sequence.tokens
+        _, cached = self._longest(sequence, wanted[:-1])
+        source = spill.find(sequence, wanted[:-1], cached=cached, free=self.free)
+        if source is None or not self.make_room(spill.cells(source), sequence.guest):
             return
-        tokens = spill.restore(sequence)
+        tokens = spill.restore(source, sequence.slot)
         if tokens is not None:
-            wanted = sequence.tokens
             sequence.tokens = tokens
             self.extend(sequence, len(tokens))
             self.truncate(sequence, common_prefix(tokens, wanted[:-1]))
             sequence.tokens = wanted
+            spill.used(source, sequence)
 
     def retire(self, sequence: Sequence) -> None:
-        """Keep the cells of an idle sequence that nobody goes on with for prompts that begin like it."""
+        """Keep what an idle sequence holds, and nobody goes on with, for prompts that begin like it."""
         if self._spill is not None:
-            self._spill.drop(sequence)
+            if sequence.slot is None:
+                self._spill.retire(sequence)
+            else:
+                self._spill.drop(sequence)
         if sequence.slot is None:
             return
         if not sequence.cells or not self._memory.divisible:
@@ -188,6 +222,7 @@ class KVCache:
         if source in self._retired and source.computed <= shared:  # it has nothing of its own any more
             self.release(source)
         elif source in self._idle:
+            self._idle[source] = self._decoded
             self._idle.move_to_end(source)
 
     def leader(self, sequence: Sequence) -> tuple[Sequence, int] | None:

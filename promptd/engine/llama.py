@@ -100,8 +100,10 @@ class Vocabulary:
         self.bos: int = _llama.llama_vocab_bos(handle)
         self.eos: int = _llama.llama_vocab_eos(handle)
         self.add_bos = bool(_llama.llama_vocab_get_add_bos(handle))
-        self.ends = array(TOKEN_CODE, filter(self.is_end, range(self.size)))
+        self.ends = array(TOKEN_CODE, (token for token in range(self.size) if _llama.llama_vocab_is_eog(handle, token)))
         """The tokens that end a turn."""
+        self._end_set = frozenset(self.ends)
+        self._pieces: dict[int, bytes] = {}
         self._buffer = ctypes.create_string_buffer(_PIECE_BYTES)
 
     @property
@@ -126,7 +128,7 @@ class Vocabulary:
 
     def is_end(self, token: int) -> bool:
         """Return whether `token` ends a turn."""
-        return bool(_llama.llama_vocab_is_eog(self._handle, token))
+        return token in self._end_set
 
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> array[int]:
         """Return the tokens of `text`, as llama_tokenize gives them."""
@@ -146,7 +148,10 @@ class Vocabulary:
 
     def piece(self, token: int) -> bytes:
         """Return the bytes `token` stands for in a reply: none for control tokens."""
-        return self._piece(token, special=False)
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._piece(token, special=False)
+        return piece
 
     def spelling(self, token: int) -> bytes:
         """Return the bytes `token` is spelt with: as `piece`, and control tokens by their text."""
@@ -337,19 +342,20 @@ class Context:
         """Let `target` share the cells of `source`: those of positions `start` to `end`, or all."""
         _llama.llama_memory_seq_cp(self._memory, source, target, start, end)
 
-    def save(self, sequence: int) -> bytes:
+    def save(self, sequence: int) -> bytearray:
         """Return the cells of a sequence as bytes; none where llama.cpp cannot."""
-        size = _llama.llama_state_seq_get_size(self._handle, sequence)
-        buffer = (ctypes.c_uint8 * size)()
-        written = _llama.llama_state_seq_get_data(self._handle, buffer, size, sequence)
-        return bytes(memoryview(buffer)[:written])
+        data = bytearray(_llama.llama_state_seq_get_size(self._handle, sequence))
+        buffer = (ctypes.c_uint8 * len(data)).from_buffer(data)
+        written = _llama.llama_state_seq_get_data(self._handle, buffer, len(data), sequence)
+        return data if written == len(data) else data[:written]
 
-    def restore(self, sequence: int, data: bytes) -> bool:
+    def restore(self, sequence: int, data: bytes | bytearray) -> bool:
         """Give a sequence without cells those of `save`; false, with none given, when llama.cpp refuses.
 
         llama.cpp trusts the bytes: they must be known to be its own.
         """
-        buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
+        mutable = data if isinstance(data, bytearray) else bytearray(data)
+        buffer = (ctypes.c_uint8 * len(data)).from_buffer(mutable)
         if _llama.llama_state_seq_set_data(self._handle, buffer, len(data), sequence):
             return True
         self.remove(sequence)

@@ -75,6 +75,12 @@ class Send(msgspec.Struct, frozen=True, tag=True):
     deadline: float | None
 
 
+class Follow(msgspec.Struct, frozen=True, tag=True):
+    """Tell the text of a conversation's reply as it is made, not only at its end."""
+
+    call: int
+
+
 class Cancel(msgspec.Struct, frozen=True, tag=True):
     """Stop making a reply."""
 
@@ -170,6 +176,7 @@ Command = (
     Start
     | Open
     | Send
+    | Follow
     | Cancel
     | Fork
     | Rewind
@@ -204,7 +211,7 @@ class Accepted(msgspec.Struct, frozen=True, tag=True):
 
 
 class Pieces(msgspec.Struct, frozen=True, tag=True):
-    """What one step added to the replies: (call, text) pairs."""
+    """What one step added to the replies that are followed, or all text of one that is not: (call, text) pairs."""
 
     pieces: tuple[tuple[int, str], ...]
 

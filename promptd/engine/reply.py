@@ -15,7 +15,11 @@ Sink = Callable[[str | Completion | PromptdError], None]
 
 
 class Reply(PendingReply[str, Completion]):
-    """A reply that is being made. Once cancelled, `result` returns what there is, with CANCELLED."""
+    """A reply that is being made. Once cancelled, `result` returns what there is, with CANCELLED.
+
+    Its text comes at its end, unless somebody iterates or subscribes: who only waits for the result costs no message
+    at every step.
+    """
 
     def __init__(
         self,
@@ -23,8 +27,11 @@ class Reply(PendingReply[str, Completion]):
         deadline: float | None,
         cancel: Callable[[], None],
         abandon: Callable[[], None],
+        follow: Callable[[], None],
     ) -> None:
+        """`follow` asks for the text as it is made."""
         super().__init__(deadline, cancel, abandon)
+        self._follow = follow
         self.messages = messages
         self._sink: Sink | None = None
 
@@ -33,6 +40,7 @@ class Reply(PendingReply[str, Completion]):
         raises the error that ended the reply.
         """
         index = 0
+        self._ask_for_pieces()
         while True:
             with self._lock:
                 self._wait_beyond(index)
@@ -62,10 +70,11 @@ class Reply(PendingReply[str, Completion]):
                 self._sink = sink
             else:
                 sink(self._outcome)
+        self._ask_for_pieces()
 
     @property
     def text(self) -> str:
-        """The text so far."""
+        """The text that has come so far."""
         return "".join(self._pieces)
 
     def add(self, piece: str) -> None:
@@ -79,6 +88,10 @@ class Reply(PendingReply[str, Completion]):
         """The reply is whole, or cancelled."""
         logprobs = (each for piece in self._pieces if isinstance(piece, Piece) for each in piece.logprobs)
         self._finish(Completion(self.text, stop_reason, usage, tuple(logprobs)))
+
+    def _ask_for_pieces(self) -> None:
+        if self._outcome is None:
+            self._follow()
 
     def _finish(self, outcome: Completion | PromptdError) -> None:
         with self._lock:

@@ -36,7 +36,11 @@ COST_SMOOTHING = 0.2
 """The weight of the last observation in a mean."""
 PROMISING_RATE = 0.8
 COST_DECAY = 0.99
-"""What the measured cost is multiplied by when it forbids promising guesses, so that it is measured again one day."""
+"""What the measured cost is multiplied by with each step in which it forbids promising guesses, so that it is measured
+again one day.
+"""
+LOOK_EVERY = 8
+"""Where no guess could pay, however often guesses held, one is looked for only in one of so many steps."""
 
 
 @dataclass(slots=True)
@@ -90,6 +94,8 @@ class Speculation:
         self._guesses: dict[Generation, _Guesses] = {}
         self._token_seconds: float | None = None
         """Mean seconds a guessed token has added to a step."""
+        self._since_look = 0
+        """Steps since guesses were last looked for."""
         self.drafted = 0
         """Guessed tokens that were verified."""
         self.accepted = 0
@@ -105,6 +111,10 @@ class Speculation:
         if self._mode == "off" or not all(work.output and work.count == 1 for work in step):
             return step
         width = len(step)
+        self._since_look += 1
+        if self._since_look < LOOK_EVERY and not self._length_paid(1.0, width):
+            return step
+        steps, self._since_look = self._since_look, 0
         left = self._most - width
         guesses = {work.generation: self._guess(work.generation) for work in step}
         running = set(self._scheduler.running)
@@ -115,7 +125,7 @@ class Speculation:
                 wanted[index] = wanted[index] or self._ask_draft(self._draft, generation, guess, width)
         if not any(wanted):
             if self._token_seconds and any(guess.next and guess.rate > PROMISING_RATE for guess in guesses.values()):
-                self._token_seconds *= COST_DECAY
+                self._token_seconds *= COST_DECAY**steps
             return step
         extended = []
         for work, guess, length in zip(step, guesses.values(), wanted, strict=True):

@@ -1,5 +1,7 @@
-"""Where sequences go that leave the KV cache while their conversations live: their cells' bytes, in memory and then in
-files, until the next turn restores them.
+"""Where sequences go that leave the KV cache: their cells' bytes, in memory and then in files, until the next turn
+restores them, or another prompt of the same guest that begins alike.
+
+What closed conversations leave behind stays in memory, has a part of the budget, and goes first.
 
 A file is worth no more than its digest: keyed, so that only this worker can have written it, over the model, the
 guest and the tokens it stands for. The directory belongs to the parent process, which removes it with the worker.
@@ -18,11 +20,14 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Protocol
 
+from promptd.engine.prefix_tree import PrefixTree
 from promptd.engine.sequence import Sequence
 from promptd.engine.transcript import common_prefix
 
 WORTH_SPILLING = 4
 """Fewer tokens than this cost no more to prefill than to keep."""
+RETIRED_SHARE = 4
+"""One part in this many of the memory budget is for what closed conversations leave behind."""
 _DIGEST_BYTES = 32
 _SMOOTHING = 0.2
 
@@ -30,8 +35,11 @@ _SMOOTHING = 0.2
 class States(Protocol):
     """llama.cpp's side: the bytes of one sequence's cells."""
 
-    def save(self, sequence: int) -> bytes: ...
-    def restore(self, sequence: int, data: bytes) -> bool: ...
+    @property
+    def divisible(self) -> bool: ...
+
+    def save(self, sequence: int) -> bytearray: ...
+    def restore(self, sequence: int, data: bytes | bytearray) -> bool: ...
 
 
 @dataclass(slots=True)
@@ -40,7 +48,7 @@ class _Image:
 
     tokens: array[int]
     size: int
-    data: bytes | None
+    data: bytes | bytearray | None
     path: Path | None = None
     digest: bytes = b""
 
@@ -57,18 +65,36 @@ class Spill:
         self._model = model
         self._key = secrets.token_bytes(_DIGEST_BYTES)
         self._images: OrderedDict[Sequence, _Image] = OrderedDict()
+        self._retired: dict[Sequence, None] = {}
+        """Those of closed conversations."""
+        self._tree = PrefixTree()
+        self._token_bytes = 0
+        """What a token took in the last image."""
         self._restore_byte: float | None = None
         """Mean seconds to restore a byte."""
         self.prefill_token: float | None = None
         """Mean seconds to prefill a token instead."""
         self.memory = 0
+        self.retired_memory = 0
+        """What closed conversations have of it."""
         self.disk = 0
         self.spilled = 0
         self.restored = 0
         self.rejected = 0
 
-    def save(self, sequence: Sequence) -> None:
-        """Keep a copy of the cells of a sequence that is about to lose them, if the budgets allow."""
+    def affords(self, sequence: Sequence, *, retired: bool) -> bool:
+        """Return whether a copy of a sequence's cells fits into memory without another's being moved to disk, or,
+        where its conversation is closed, into the part for those.
+        """
+        size = max(1, sequence.computed * self._token_bytes)
+        if retired:
+            return size <= self._memory_budget // RETIRED_SHARE
+        return self.memory - self.retired_memory + size <= self._memory_budget
+
+    def save(self, sequence: Sequence, *, retired: bool = False) -> None:
+        """Keep a copy of the cells of a sequence that is about to lose them, if the budgets allow; `retired` says that
+        its conversation is closed.
+        """
         self.drop(sequence)
         budget = self._memory_budget + self._disk_budget
         if sequence.slot is None or sequence.computed < WORTH_SPILLING or not budget:
@@ -76,44 +102,76 @@ class Spill:
         data = self._states.save(sequence.slot)
         if not data or len(data) > budget:
             return
-        self._images[sequence] = _Image(sequence.tokens[: sequence.computed], len(data), data)
+        self._token_bytes = len(data) // sequence.computed
+        tokens = sequence.tokens[: sequence.computed]
+        self._images[sequence] = _Image(tokens, len(data), data)
+        if self._states.divisible:
+            self._tree.place(sequence, (sequence.guest, sequence.adapters), tokens)
+            self._tree.place(sequence, (None, sequence.adapters), tokens[: sequence.public])
         self.memory += len(data)
         self.spilled += 1
+        if retired:
+            self.retire(sequence)
+        self._keep_budgets()
+
+    def retire(self, sequence: Sequence) -> None:
+        """The conversation of a sequence is closed: what was saved of it is kept for prompts that begin like it, if it
+        is in memory.
+        """
+        image = self._images.get(sequence)
+        if image is None or sequence in self._retired:
+            return
+        if image.path is not None or not self._states.divisible:
+            self.drop(sequence)
+            return
+        self._retired[sequence] = None
+        self.retired_memory += image.size
         self._keep_budgets()
 
     @property
     def saved(self) -> int:
-        """How many sequences are saved."""
-        return len(self._images)
+        """How many sequences are saved whose conversations live."""
+        return len(self._images) - len(self._retired)
 
-    def usable(self, sequence: Sequence, tokens: array[int], cached: int) -> int:
-        """Return how many first tokens of a prompt a restore would give, 0 where prefilling all beyond `cached` is
-        expected to be cheaper.
+    def find(self, sequence: Sequence, tokens: array[int], *, cached: int, free: int) -> Sequence | None:
+        """Return the sequence whose saved cells give most of a prompt of `sequence`; None where prefilling all beyond
+        the `cached` first tokens is expected to be cheaper, or where more than the `free` cells are needed for little.
         """
-        image = self._images.get(sequence)
-        if image is None:
-            return 0
-        length = common_prefix(image.tokens, tokens)
+        salt = sequence.adapters
+        matches = dict(self._tree.matches((None, salt), tokens[: sequence.public]))
+        matches |= dict(self._tree.matches((sequence.guest, salt), tokens))
+        if own := self._images.get(sequence):
+            matches[sequence] = common_prefix(own.tokens, tokens)
+        best = max(matches, key=lambda each: matches[each], default=None)
+        if best is None or not self._pays(self._images[best], matches[best] - cached, free):
+            return None
+        return best
+
+    def _pays(self, image: _Image, gained: int, free: int) -> bool:
+        """Return whether to restore an image is cheaper than to prefill so many tokens."""
+        if len(image.tokens) > max(free, 2 * gained):
+            return False
         if self._restore_byte is None or self.prefill_token is None:
-            return length
-        return length if image.size * self._restore_byte < (length - cached) * self.prefill_token else 0
+            return gained > 0
+        return image.size * self._restore_byte < gained * self.prefill_token
 
     def cells(self, sequence: Sequence) -> int:
         """Return how many cells a restore takes."""
         image = self._images.get(sequence)
         return len(image.tokens) if image else 0
 
-    def restore(self, sequence: Sequence) -> array[int] | None:
-        """Put the cells of a sequence back into its slot, which holds none; return their tokens, None when that
-        fails.
+    def restore(self, sequence: Sequence, slot: int) -> array[int] | None:
+        """Put the saved cells of a sequence into a slot, which holds none; return their tokens, None when that fails.
+
+        They stay saved, until `used` is told, unless that fails.
         """
         image = self._images.get(sequence)
-        if image is None or sequence.slot is None:
+        if image is None:
             return None
         began = time.monotonic()
         data = image.data if image.data is not None else self._read(sequence, image)
-        self.drop(sequence)
-        if data is None or not self._states.restore(sequence.slot, data):
+        if data is None or not self._states.restore(slot, data):
+            self.drop(sequence)
             self.rejected += 1
             return None
         cost = (time.monotonic() - began) / len(data)
@@ -122,11 +180,23 @@ class Spill:
         self.restored += 1
         return image.tokens
 
+    def used(self, source: Sequence, sequence: Sequence) -> None:
+        """Forget what was restored of `source` into `sequence` if nobody else needs it: the sequence's own, and what
+        a closed conversation has left behind, all of which the sequence has now.
+        """
+        image = self._images.get(source)
+        if source is sequence or (image and source in self._retired and sequence.computed == len(image.tokens)):
+            self.drop(source)
+
     def drop(self, sequence: Sequence) -> None:
         """Forget what was saved of a sequence."""
         image = self._images.pop(sequence, None)
         if image is None:
             return
+        self._tree.remove(sequence)
+        if sequence in self._retired:
+            del self._retired[sequence]
+            self.retired_memory -= image.size
         if image.path is None:
             self.memory -= image.size
         else:
@@ -140,6 +210,10 @@ class Spill:
             self.drop(sequence)
 
     def _keep_budgets(self) -> None:
+        for sequence in list(self._retired):
+            if self.memory <= self._memory_budget and self.retired_memory <= self._memory_budget // RETIRED_SHARE:
+                break
+            self.drop(sequence)
         for sequence, image in list(self._images.items()):
             if self.memory <= self._memory_budget:
                 break
@@ -182,7 +256,7 @@ class Spill:
             return None
         return data
 
-    def _digest(self, sequence: Sequence, image: _Image, data: bytes) -> bytes:
+    def _digest(self, sequence: Sequence, image: _Image, data: bytes | bytearray) -> bytes:
         digest = blake2b(key=self._key, digest_size=_DIGEST_BYTES)
         for part in (self._model, sequence.guest.encode("utf-8", "surrogatepass"), image.tokens.tobytes(), data):
             digest.update(len(part).to_bytes(8, "little"))

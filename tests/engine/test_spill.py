@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import stat
 from array import array
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from exact import EXACT
 
 from promptd.chat import Completion
 from promptd.engine.client import Engine
+from promptd.engine.kvcache import RENT_TOKENS
 from promptd.engine.options import Sampling
 from promptd.engine.sequence import Sequence
 from promptd.engine.spill import Spill
@@ -22,6 +24,7 @@ SHORT = Sampling(temperature=0, max_tokens=6)
 FEW = {"kv_tokens": 1024, "max_sequences": 2}
 PROMPTS = [f"Tell me at length why the number {number} is good. " * 5 for number in range(4)]
 MEBIBYTE = 1024**2
+SAVING = EXACT.model_copy(update={"spill_memory": 256 * MEBIBYTE})
 
 
 def two_rounds(engine: Engine, ask: Ask) -> tuple[list[str], EngineStats]:
@@ -53,28 +56,89 @@ def test_conversations_that_had_to_leave_wake_token_identically(
     assert (stats.prompt_tokens == plain.prompt_tokens) == (memory + disk > 0), "no prompt token twice"
 
 
-def test_saved_cells_are_gone_when_their_conversation_is(smollm2: Path, ask: Ask) -> None:
-    with Engine(smollm2, EXACT.model_copy(update=FEW)) as engine:
-        conversations = [engine.conversation(f"guest {number}") for number in range(4)]
-        for conversation, prompt in zip(conversations, PROMPTS, strict=True):
+def test_saved_cells_of_closed_conversations_have_a_part_of_the_memory_and_none_on_disk(
+    smollm2: Path, ask: Ask
+) -> None:
+    memory = 9 * MEBIBYTE
+    settings = EXACT.model_copy(update={**FEW, "spill_memory": memory, "spill_disk": 256 * MEBIBYTE})
+    with Engine(smollm2, settings) as engine:
+        conversations = [engine.conversation(f"guest {number}") for number in range(8)]
+        for conversation, prompt in zip(conversations, (*PROMPTS, *PROMPTS), strict=True):
             ask(conversation, prompt, SHORT)
-        assert engine.stats().spill_memory > 0
+        before = engine.stats()
+        assert before.spill_memory > memory // 4
+        assert before.spill_disk > 0
+        assert before.saved == 6
         for conversation in conversations:
             conversation.close()
-        assert engine.stats().spill_memory == 0
+        after = engine.stats()
+        assert 0 < after.spill_memory <= memory // 4
+        assert (after.spill_disk, after.saved) == (0, 0)
+
+
+LONG = Sampling(temperature=0, max_tokens=RENT_TOKENS + 8, ignore_end=True)
+
+
+def test_an_idle_conversation_leaves_the_cache_while_another_decodes_and_comes_back(smollm2: Path, ask: Ask) -> None:
+    with Engine(smollm2, SAVING) as engine:
+        idle, busy = engine.conversation("idle"), engine.conversation("busy")
+        ask(idle, PROMPTS[0], SHORT)
+        held = engine.stats().kv_used
+        ask(busy, "Count.", LONG)
+        moved = engine.stats()
+        assert (moved.saved, moved.resident, moved.evictions) == (1, 1, 0)
+        assert moved.kv_used < held + RENT_TOKENS
+        usage = ask(idle, "Go on.", SHORT).usage
+        stats = engine.stats()
+    assert stats.restored == 1
+    assert usage.cached >= held - SHORT.max_tokens  # the last tokens of a reply and the end of a turn are new
+    assert stats.prompt_tokens - moved.prompt_tokens == usage.prompt - usage.cached
+
+
+def test_what_a_closed_conversation_left_behind_serves_its_guest_alone(smollm2: Path, ask: Ask) -> None:
+    with Engine(smollm2, SAVING) as engine:
+        ask(engine.conversation("one"), PROMPTS[0], SHORT)  # closed by its end
+        gc.collect()
+        ask(engine.conversation("busy"), "Count.", LONG)
+        assert engine.stats().spilled >= 1
+        other = ask(engine.conversation("other"), PROMPTS[0], SHORT).usage
+        again = ask(engine.conversation("one"), PROMPTS[0], SHORT).usage
+    assert other.cached == 0
+    assert again.cached == again.prompt - 1
+
+
+def test_a_fork_of_a_conversation_that_left_the_cache_prefills_nothing_twice(smollm2: Path, ask: Ask) -> None:
+    with Engine(smollm2, SAVING) as engine:
+        idle = engine.conversation("idle")
+        first = ask(idle, PROMPTS[0], SHORT).usage
+        ask(engine.conversation("busy"), "Count.", LONG)
+        assert engine.stats().saved >= 1
+        forks = [idle.fork() for _ in range(2)]
+        usages = [ask(conversation, "Go on.", SHORT).usage for conversation in (*forks, idle)]
+    assert all(usage.cached >= first.prompt for usage in usages)
+
+
+def test_without_memory_for_it_an_idle_conversation_stays_in_the_cache(smollm2: Path, ask: Ask) -> None:
+    with Engine(smollm2, EXACT) as engine:
+        idle, busy = engine.conversation("idle"), engine.conversation("busy")
+        ask(idle, PROMPTS[0], SHORT)
+        ask(busy, "Count.", LONG)
+        assert (engine.stats().resident, engine.stats().spilled) == (2, 0)
 
 
 class Cells:
     """Stands for llama.cpp in what is only about files."""
 
+    divisible = True
+
     def __init__(self) -> None:
         self.restored: list[bytes] = []
 
-    def save(self, sequence: int) -> bytes:
-        return bytes([sequence]) * 1000
+    def save(self, sequence: int) -> bytearray:
+        return bytearray([sequence]) * 1000
 
-    def restore(self, sequence: int, data: bytes) -> bool:
-        self.restored.append(data)
+    def restore(self, sequence: int, data: bytes | bytearray) -> bool:
+        self.restored.append(bytes(data))
         return True
 
 
@@ -95,9 +159,10 @@ def test_files_are_private_and_a_changed_one_is_not_restored(tmp_path: Path) -> 
     (changed_file,) = set(tmp_path.iterdir()) - {good_file}
     assert stat.S_IMODE(good_file.stat().st_mode) == 0o600
     changed_file.write_bytes(good_file.read_bytes())
-    assert spill.restore(changed) is None
-    assert spill.restore(good) == good.tokens
+    assert spill.restore(changed, 2) is None
+    assert spill.restore(good, 1) == good.tokens
     assert cells.restored == [b"\x01" * 1000]
+    spill.used(good, good)
     assert list(tmp_path.iterdir()) == []
     assert (spill.memory, spill.disk) == (0, 0)
 
@@ -116,7 +181,7 @@ def test_a_disk_that_takes_nothing_costs_a_prefill_only(tmp_path: Path) -> None:
     spill = Spill(Cells(), memory=0, disk=5000, directory=tmp_path / "missing", model=b"model")
     lost = sequence(1)
     spill.save(lost)
-    assert spill.restore(lost) is None
+    assert spill.restore(lost, 1) is None
     assert (spill.memory, spill.disk) == (0, 0)
 
 
@@ -124,9 +189,8 @@ def test_where_a_restore_was_measured_to_be_dearer_than_prefilling_it_is_not_mad
     spill = Spill(Cells(), memory=5000, disk=0, directory=None, model=b"model")
     each = sequence(1)
     spill.save(each)
-    spill.restore(each)
-    spill.save(each)
+    spill.restore(each, 1)
     spill.prefill_token = 1e-12
-    assert spill.usable(each, each.tokens, 0) == 0
+    assert spill.find(each, each.tokens, cached=0, free=1000) is None
     spill.prefill_token = 1.0
-    assert spill.usable(each, each.tokens, 0) == 50
+    assert spill.find(each, each.tokens, cached=0, free=1000) is each

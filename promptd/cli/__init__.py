@@ -5,48 +5,66 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from importlib.metadata import version
-from typing import Annotated
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
 
-from promptd.cli import chat, conformance, control, doctor, key, models, run, serve
 from promptd.cli.output import open_missing_streams, print_error
 from promptd.errors import PromptdError
 
-app = typer.Typer(
-    help="Runs WebAssembly guests that talk to local language models.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
-app.command()(models.pull)
-app.command("list")(models.list_)
-app.command()(models.show)
-app.command()(models.rm)
-app.command()(models.verify)
-app.command(context_settings={"allow_interspersed_args": False})(run.run)
-app.command()(chat.chat)
-app.command()(serve.serve)
-app.command()(key.key)
-app.command()(control.ps)
-app.command()(control.stop)
-app.command()(control.reload)
-app.command()(control.logs)
-app.command()(doctor.doctor)
-app.command()(conformance.conformance)
+_COMMANDS: dict[str, str] = {
+    "pull": "models.pull",
+    "list": "models.list_",
+    "show": "models.show",
+    "rm": "models.rm",
+    "verify": "models.verify",
+    "run": "run.run",
+    "chat": "chat.chat",
+    "serve": "serve.serve",
+    "key": "key.key",
+    "ps": "control.ps",
+    "stop": "control.stop",
+    "reload": "control.reload",
+    "logs": "control.logs",
+    "doctor": "doctor.doctor",
+    "conformance": "conformance.conformance",
+}
+"""Where each command is: module and function."""
+_CONTEXTS: dict[str, dict[str, Any]] = {"run": {"allow_interspersed_args": False}}
 
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 128 + 2
 """What a shell reports for a process that SIGINT ended."""
 
 
+def application(words: Sequence[str] = ()) -> typer.Typer:
+    """Return the command line for these words. Where they begin with a command, it has that one alone: what the others
+    import takes a good part of the time in which a model is started.
+    """
+    app = typer.Typer(
+        help="Runs WebAssembly guests that talk to local language models.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_options)
+    command = next((word for word in words if word not in ("-v", "--verbose")), "")
+    for name in (command,) if command in _COMMANDS else _COMMANDS:
+        module, _, function = _COMMANDS[name].partition(".")
+        register = app.command(name, context_settings=_CONTEXTS.get(name))
+        register(getattr(import_module(f"promptd.cli.{module}"), function))
+    return app
+
+
 def _print_version(asked: bool) -> None:
     if asked:
+        from importlib.metadata import version
+
         typer.echo(f"promptd {version('promptd')}")
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     show_version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
@@ -66,7 +84,7 @@ def main() -> None:
     """Run the command line; every way out is an exit code and at most one line."""
     open_missing_streams()
     try:
-        app()
+        application(sys.argv[1:])()
     except PromptdError as error:
         print_error(str(error))
         sys.exit(error.exit_code)

@@ -16,7 +16,6 @@ from promptd.engine.builders import PromptBuilders
 from promptd.engine.generation import Generation
 from promptd.engine.kvcache import KVCache
 from promptd.engine.llama_adapters import LoadedAdapters
-from promptd.engine.llama_logprobs import logprob_of
 from promptd.engine.loading import Loaded
 from promptd.engine.messages import (
     Accepted,
@@ -232,6 +231,8 @@ class Core:
             return self._raw.advance(generation, token)
         vocabulary = self.loaded.model.vocabulary
         if generation.logprobs is not None:
+            from promptd.engine.llama_logprobs import logprob_of  # with numpy, which other replies need not wait for
+
             generation.score(logprob_of(self.loaded.context, vocabulary, index, token, generation.logprobs))
         text, reason = generation.advance(token, vocabulary.piece(token), is_end=vocabulary.is_end(token))
         if generation.logprobs is not None:

@@ -7,13 +7,12 @@ here. Other models need each text whole, and llama.cpp pools.
 
 from __future__ import annotations
 
+import math
 import time
 from array import array
 from collections import deque
 from dataclasses import dataclass
 from typing import TypeAlias
-
-import numpy as np
 
 from promptd.engine import llama
 from promptd.engine.llama_embedding import (
@@ -54,7 +53,7 @@ class _Job:
     def pool(self, rows: Vector) -> None:
         """Take the vectors of the next tokens."""
         if self.pooling == POOLING_MEAN:
-            total = rows.sum(axis=0, dtype=np.float64)
+            total = rows.sum(axis=0, dtype="float64")
             self.pooled = total if self.pooled is None else self.pooled + total
         elif self.pooling != POOLING_CLS or self.pooled is None:
             self.pooled = rows[0 if self.pooling == POOLING_CLS else -1].copy()
@@ -182,5 +181,5 @@ class Embedder:
 def normalised(vector: Vector | None) -> array[float]:
     """Return the vector with length 1, or as it is where it has none."""
     assert vector is not None
-    length = float(np.linalg.norm(vector.astype(np.float64)))
-    return array("f", (vector / length if length > 0 else vector).astype(np.float32).tobytes())
+    length = math.hypot(*vector.tolist())
+    return array("f", (vector / length if length > 0 else vector).astype("float32").tobytes())

@@ -10,11 +10,11 @@ import ctypes
 import re
 from array import array
 from collections import deque
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import llama_cpp.llama_cpp as _llama
-
+from promptd.engine.llama_bindings import bindings as _llama
 from promptd.engine.transcript import TOKEN_CODE
 
 _LOG_LINES = 64
@@ -100,9 +100,7 @@ class Vocabulary:
         self.bos: int = _llama.llama_vocab_bos(handle)
         self.eos: int = _llama.llama_vocab_eos(handle)
         self.add_bos = bool(_llama.llama_vocab_get_add_bos(handle))
-        self.ends = array(TOKEN_CODE, (token for token in range(self.size) if _llama.llama_vocab_is_eog(handle, token)))
-        """The tokens that end a turn."""
-        self._end_set = frozenset(self.ends)
+        self._ends: dict[int, bool] = {}
         self._pieces: dict[int, bytes] = {}
         self._buffer = ctypes.create_string_buffer(_PIECE_BYTES)
 
@@ -110,6 +108,11 @@ class Vocabulary:
     def handle(self) -> Any:
         """The C pointer."""
         return self._handle
+
+    @cached_property
+    def ends(self) -> array[int]:
+        """The tokens that end a turn."""
+        return array(TOKEN_CODE, filter(self.is_end, range(self.size)))
 
     def text(self, token: int) -> str:
         """Return how the vocabulary spells `token`; empty for -1, the absent token."""
@@ -128,7 +131,10 @@ class Vocabulary:
 
     def is_end(self, token: int) -> bool:
         """Return whether `token` ends a turn."""
-        return token in self._end_set
+        end = self._ends.get(token)
+        if end is None:
+            end = self._ends[token] = bool(_llama.llama_vocab_is_eog(self._handle, token))
+        return end
 
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> array[int]:
         """Return the tokens of `text`, as llama_tokenize gives them."""

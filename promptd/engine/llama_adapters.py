@@ -10,10 +10,9 @@ import ctypes
 from pathlib import Path
 from typing import Any
 
-import llama_cpp.llama_cpp as _llama
-
 from promptd.engine.adapters import Adapters
 from promptd.engine.llama import Context, Model, last_error
+from promptd.engine.llama_bindings import bindings as _llama
 from promptd.errors import InvalidEncoding
 
 

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-
-import llama_cpp.llama_cpp as _llama
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, TypeAlias
 
 from promptd.engine.llama import Batch, LlamaError, Model, last_error
+from promptd.engine.llama_bindings import bindings as _llama
 
 POOLING_MODEL, POOLING_NONE, POOLING_MEAN, POOLING_CLS, POOLING_LAST = -1, 0, 1, 2, 3
 """llama.h, enum llama_pooling_type; -1 is what the model says."""
 
-Vector = npt.NDArray[np.floating]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+Vector: TypeAlias = "npt.NDArray[np.floating]"
 
 
 def own_pooling(model: Model) -> int | None:
@@ -91,6 +93,8 @@ class EmbeddingContext:
         pointer = _llama.llama_get_embeddings(self._handle)
         if not pointer:
             raise LlamaError("it gave no embeddings")
+        import numpy as np  # not with the worker's start: few models make embeddings
+
         rows: Vector = np.ctypeslib.as_array(pointer, shape=(len(self._batch), self._size))
         return rows
 
@@ -99,5 +103,7 @@ class EmbeddingContext:
         pointer = _llama.llama_get_embeddings_seq(self._handle, sequence)
         if not pointer:
             raise LlamaError("it gave no embedding")
+        import numpy as np
+
         vector: Vector = np.ctypeslib.as_array(pointer, shape=(self._size,)).copy()
         return vector

@@ -8,11 +8,11 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-import llama_cpp.llama_cpp as _llama
 import numpy as np
-from llama_cpp.llama_grammar import json_schema_to_gbnf
 
 from promptd.engine.llama import Context, LlamaError, Vocabulary, last_error
+from promptd.engine.llama_bindings import bindings as _llama
+from promptd.engine.llama_bindings import submodule
 from promptd.engine.llama_samplers import SamplerChain
 
 ROOT = b"root"
@@ -104,4 +104,4 @@ class Grammar:
 
 def schema_to_grammar(schema: str) -> str:
     """Return the GBNF of a JSON schema; raises whatever the converter raises for one it does not understand."""
-    return str(json_schema_to_gbnf(schema)).replace(_ANY_CHARACTER, _JSON_CHARACTER)
+    return str(submodule("llama_grammar").json_schema_to_gbnf(schema)).replace(_ANY_CHARACTER, _JSON_CHARACTER)

@@ -6,11 +6,11 @@ copy. Checked against llama-cpp-python 0.3.36 (llama_sampler_sample, llama_get_l
 
 from __future__ import annotations
 
-import llama_cpp.llama_cpp as _llama
 import numpy as np
 
 from promptd.chat import TokenLogprob
 from promptd.engine.llama import Context, Vocabulary
+from promptd.engine.llama_bindings import bindings as _llama
 
 LEAST_LOGPROB = -9999.0
 """What OpenAI tells of a token that is all but impossible; JSON has no infinity."""

@@ -9,9 +9,8 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any
 
-import llama_cpp.llama_cpp as _llama
-
 from promptd.engine.llama import Context, LlamaError, Vocabulary, last_error
+from promptd.engine.llama_bindings import bindings as _llama
 
 _DRY_BREAKERS = (b"\n", b":", b'"', b"*")
 """Where a repetition begins anew (common_params_sampling.dry_sequence_breakers)."""

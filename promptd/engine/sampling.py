@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import secrets
 from array import array
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from promptd.engine.grammar import GrammarSampler, gbnf
 from promptd.engine.llama import Context, Vocabulary
-from promptd.engine.llama_grammar import Candidates
 from promptd.engine.llama_samplers import SamplerChain
 from promptd.engine.options import Sampling
 from promptd.engine.transcript import TOKEN_CODE
 from promptd.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from promptd.engine.llama_grammar import Candidates
 
 
 class Sampler(Protocol):
@@ -29,7 +30,7 @@ class Samplers:
         """`context` is how many tokens a sequence can have, which is as far back as any sampler looks."""
         self._vocabulary = vocabulary
         self._context = context
-        self._candidates = Candidates(vocabulary.size)
+        self._candidates: Candidates | None = None
 
     def make(self, sampling: Sampling, prompt: array[int]) -> Sampler:
         """Return a fresh sampler; raises InvalidArgument or TooLarge for a grammar that cannot be kept to, and
@@ -39,13 +40,22 @@ class Samplers:
         for token, _ in sampling.logit_bias:
             if not 0 <= token < size:
                 raise InvalidArgument(f"logit_bias: the model has no token {token}; its tokens are 0 to {size - 1}")
-        grammar = gbnf(sampling.grammar, sampling.json_schema)
         vocabulary = self._vocabulary
         ends = vocabulary.ends if sampling.ignore_end else array(TOKEN_CODE)
         chain = sampler_chain(sampling, vocabulary.size, prompt, ends=ends, most=self._context, vocabulary=vocabulary)
+        if not sampling.grammar and not sampling.json_schema:
+            return chain
+        return self._with_grammar(chain, sampling)
+
+    def _with_grammar(self, chain: SamplerChain, sampling: Sampling) -> Sampler:
+        from promptd.engine.grammar import GrammarSampler, gbnf  # with numpy, which other replies need not wait for
+        from promptd.engine.llama_grammar import Candidates
+
+        grammar = gbnf(sampling.grammar, sampling.json_schema)
         if grammar is None:
             return chain
-        return GrammarSampler(vocabulary, chain, grammar, self._candidates)
+        self._candidates = self._candidates or Candidates(self._vocabulary.size)
+        return GrammarSampler(self._vocabulary, chain, grammar, self._candidates)
 
 
 def sampler_chain(

@@ -38,6 +38,7 @@ class Connection(H11Protocol):
         # uvicorn's own refusal is plain text, and lets silent connections stay.
         self._limit, self.limit_concurrency = self.limit_concurrency, None
         self._refused = False
+        self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -57,7 +58,7 @@ class Connection(H11Protocol):
         if self._refused:
             self.send_503_response()
             return
-        self._deadline.cancel()
+        self._stop_waiting()
         super().handle_websocket_upgrade(event)
 
     def send_503_response(self) -> None:
@@ -72,13 +73,19 @@ class Connection(H11Protocol):
         self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._deadline.cancel()
+        self._stop_waiting()
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()  # which uvicorn does not after a reset, and so keeps the connection
 
     def _await_headers(self) -> None:
+        self._stop_waiting()  # the timer would keep all there was to the request before
         asked = self.cycle
         wait = REFUSED_S if self._refused else max(HEADERS_S, KEEP_ALIVE_S) if asked else HEADERS_S
         self._deadline = self.loop.call_later(wait, self._hang_up, asked)
+
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
 
     def _hang_up(self, asked: object) -> None:
         if self.cycle is asked and not self.transport.is_closing():

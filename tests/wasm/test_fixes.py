@@ -138,6 +138,31 @@ try:
 except Exception:
     print("fault")
 """,
+    "options and results leave no memory behind": """
+import ctypes, gc
+class Allocated(ctypes.Structure):
+    _fields_ = [(f"field{number}", ctypes.c_size_t) for number in range(10)]
+libc = ctypes.CDLL(None)
+libc.mallinfo2.restype = Allocated  # of glibc; its field 7 is the bytes in use
+got, calls = [], 300
+def bytes_left_by(type, tag):
+    call = guest(params=f'(param "l" (list {type}))', core_params="(param i32 i32)",
+      body=f'''(local i32) (i32.store (i32.const 64) (i32.const {tag})) (i32.store (i32.const 68) (i32.const 7))
+        (loop (call $h (i32.const 64) (i32.const 1))
+          (br_if 0 (i32.lt_u (local.tee 0 (i32.add (local.get 0) (i32.const 1))) (i32.const {calls}))))''',
+      function=lambda store, value: got.append(value[0]))
+    def in_use():
+        got.clear()
+        gc.collect()
+        return libc.mallinfo2().field7
+    call()
+    before = in_use()
+    call()
+    assert got == [7] * calls, got
+    return in_use() - before
+left = [bytes_left_by("(option u32)", 1), bytes_left_by("(result u32)", 0)]
+print("sound" if max(left) < 16 * calls else "fault")
+""",
     "bytes are converted without an object for each byte": """
 count = 0
 def counting(of):

@@ -33,7 +33,7 @@ def test_the_unit_reloads_and_gives_the_drain_its_time() -> None:
 def test_commands_of_unit_and_image_are_options_promptd_has() -> None:
     from typer.main import get_command
 
-    from promptd.cli import application
+    from promptd.cli.application import application
 
     options = {option for parameter in get_command(application()).commands["serve"].params for option in parameter.opts}
     for file in (UNIT, ROOT / "deploy/Dockerfile"):

@@ -31,7 +31,7 @@ from promptd.backends.onnx_messages import (
 )
 from promptd.backends.onnx_ports import Feed
 from promptd.engine.crashes import cause_of, was_killed
-from promptd.engine.link import worker_environment
+from promptd.engine.process import worker_environment
 from promptd.errors import BY_NAME, PromptdError, RuntimeFailure, TimedOut, TooLarge
 
 OBEY_SECONDS = 1.0

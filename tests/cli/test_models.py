@@ -211,6 +211,8 @@ def test_control_characters_of_a_model_file_do_not_reach_the_terminal(
 
 
 def test_the_command_line_starts_without_the_hub_client(environment: dict[str, str]) -> None:
-    code = "import promptd.cli, sys; print([n for n in ('huggingface_hub', 'httpx2', 'llama_cpp') if n in sys.modules])"
+    late = {"huggingface_hub", "httpx2", "llama_cpp"}
+    code = "import sys; from promptd.cli.application import application; application();"
+    code += f"print([*({late} & {{*sys.modules}})])"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr

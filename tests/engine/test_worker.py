@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 from exact import EXACT, GREEDY
 
+from promptd import cli
 from promptd.chat import Completion, Message
 from promptd.config import EngineSettings
-from promptd.engine import crashes, link
+from promptd.engine import crashes, link, process
 from promptd.engine.client import Engine
 from promptd.engine.options import Sampling
 from promptd.errors import InvalidEncoding, NotFound, PromptdError, RuntimeFailure, TimedOut
@@ -137,14 +138,14 @@ def test_workers_that_are_killed_while_they_load_lock_nobody_out_unless_that_goe
         kill_worker(engine)
         wait_until(lambda: engine.stats().worker_pid is None)
         with monkeypatch.context() as killed:
-            killed.setattr(link, "_BOOT", DYING.format("SIGKILL"))
+            killed.setattr(process, "_BOOT", DYING.format("SIGKILL"))
             for _ in range(2 * crashes.MAX_CRASHES):
                 with pytest.raises(RuntimeFailure, match="was killed by SIGKILL"):
                     engine.count_tokens("hello")
         assert engine.conversation("guest").send([Message("user", "hello")], GREEDY).result().usage.generated > 0
         kill_worker(engine)
         wait_until(lambda: engine.stats().worker_pid is None)
-        monkeypatch.setattr(link, "_BOOT", DYING.format("SIGKILL"))
+        monkeypatch.setattr(process, "_BOOT", DYING.format("SIGKILL"))
         for _ in range(crashes.MAX_CRASHES * crashes.KILLS_OF_A_CRASH - 1):
             with pytest.raises(RuntimeFailure, match="was killed by SIGKILL"):
                 engine.count_tokens("hello")
@@ -238,19 +239,19 @@ def test_the_worker_is_not_given_the_parents_secrets(
 
 
 def test_an_operators_openmp_settings_are_kept() -> None:
-    environment = link.worker_environment({"GOMP_SPINCOUNT": "7", "SECRET": "x"}, spin="1000")
+    environment = process.worker_environment({"GOMP_SPINCOUNT": "7", "SECRET": "x"}, spin="1000")
     assert environment["GOMP_SPINCOUNT"] == "7"
     assert "SECRET" not in environment
-    environment = link.worker_environment({"OMP_WAIT_POLICY": "passive"}, spin="1000")
+    environment = process.worker_environment({"OMP_WAIT_POLICY": "passive"}, spin="1000")
     assert environment["OMP_WAIT_POLICY"] == "passive"
     assert "GOMP_SPINCOUNT" not in environment, "which would overrule the policy"
 
 
 def test_threads_spin_long_only_where_cores_are_free_and_fewer_threads_can_be_used_when_they_are_not() -> None:
-    assert link.spin_count(threads=None, runnable=1, cores=2) is None
-    assert link.spin_count(threads=None, runnable=2, cores=2) == link.SHORT_SPIN
-    assert link.spin_count(threads=2, runnable=0, cores=2) == link.SHORT_SPIN
-    assert link.worker_environment({}).keys() == {"GGML_NO_BACKTRACE"}
+    assert process.spin_count(threads=None, runnable=1, cores=2) is None
+    assert process.spin_count(threads=None, runnable=2, cores=2) == process.SHORT_SPIN
+    assert process.spin_count(threads=2, runnable=0, cores=2) == process.SHORT_SPIN
+    assert process.worker_environment({}).keys() == {"GGML_NO_BACKTRACE"}
 
 
 def broken_models(tiny: Callable[..., Path], folder: Path) -> dict[str, tuple[Path, type[PromptdError], str]]:
@@ -300,7 +301,9 @@ def test_a_worker_that_is_closed_before_it_is_opened_does_not_load(smollm2: Path
 def test_a_worker_that_crashes_while_it_loads_is_one_clear_sentence(
     tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link, "_BOOT", "import os, sys; sys.stderr.write('GGML_ASSERT(n > 0) failed\\n'); os.abort()")
+    monkeypatch.setattr(
+        process, "_BOOT", "import os, sys; sys.stderr.write('GGML_ASSERT(n > 0) failed\\n'); os.abort()"
+    )
     with pytest.raises(RuntimeFailure) as caught:
         Engine(tiny(), EXACT)
     assert str(caught.value) == (
@@ -374,6 +377,55 @@ def test_a_model_may_be_kept_forever_and_asking_for_counters_is_no_use(tiny: Cal
         with Engine(tiny(), EXACT.model_copy(update={"keep_alive": 0.2})) as brief:
             wait_until(lambda: brief.stats().worker_pid is None)
         assert kept.stats().worker_pid is not None
+
+
+def test_a_prestarted_process_loads_the_first_model_and_no_second(tiny: Callable[..., Path]) -> None:
+    model = tiny()
+    process.prestart()
+    ((spare, _),) = process._spare
+    with Engine(model, EXACT) as fixed:  # which threads spin for another time
+        assert fixed.stats().worker_pid != spare.pid
+    follows = EXACT.model_copy(update={"threads": None})
+    with Engine(model, follows) as first, Engine(model, follows) as second:
+        assert first.stats().worker_pid == spare.pid != second.stats().worker_pid
+    assert not spare.alive
+
+
+def test_a_prestarted_process_that_died_is_not_missed(tiny: Callable[..., Path]) -> None:
+    process.prestart()
+    ((spare, _),) = process._spare
+    os.kill(spare.pid, signal.SIGKILL)
+    wait_until(lambda: not spare.alive)
+    with Engine(tiny(), EXACT.model_copy(update={"threads": None})) as engine:
+        assert engine.stats().worker_starts == 1
+    assert "SIGKILL" in spare.reap()[0]
+
+
+def test_a_prestarted_process_that_nobody_needs_ends_with_its_parent() -> None:
+    program = "from promptd.engine import process; process.prestart(); print(process._spare[0][0].pid)"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    wait_until(lambda: not Path(f"/proc/{int(ran.stdout)}").exists() if Path("/proc/self").exists() else True)
+
+
+@pytest.mark.parametrize(
+    ("words", "guess"),
+    [
+        ("run --graph chat=smollm2 guest.wasm", True),
+        ("-v run --graph=chat=file:x.gguf guest.wasm", True),
+        ("run --config other.toml guest.wasm", True),
+        ("chat", True),
+        ("run --graph echo=echo guest.wasm", False),
+        ("run guest.wasm", False),
+        ("run --help", False),
+        ("list", False),
+        ("", False),
+    ],
+)
+def test_a_process_is_prestarted_for_commands_that_load_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, guess: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli._will_load_a_model(words.split()) == guess
 
 
 def test_the_parent_never_loads_llama_cpp() -> None:

@@ -1,0 +1,151 @@
+"""The operating system's side of a worker: its process, environment and last words. A command that is about to load a
+model can have a process started before it knows which.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from promptd.engine.crashes import cause_of, was_killed
+from promptd.engine.run_queue import runnable
+
+EXIT_SECONDS = 1.0
+"""How long a worker whose socket was closed may finish its step before it is killed."""
+
+SHORT_SPIN = "1000"
+"""How long an OpenMP thread of llama.cpp spins at a barrier before it sleeps, where others use the cores too
+(GOMP_SPINCOUNT, read when libgomp loads). libgomp's default is milliseconds; docs/engine.md has the measurements.
+"""
+_SPIN_VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+"""By either the operator has chosen."""
+
+_INHERITED = (
+    "PATH",
+    "HOME",
+    "TMPDIR",
+    "LANG",
+    "LC_ALL",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+    "PYTHONPATH",
+    "VIRTUAL_ENV",
+)
+_INHERITED_PREFIXES = ("GGML_", "LLAMA_CPP_", "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "OMP_", "GOMP_")
+"""What llama.cpp and its backends read; tokens and other secrets of the parent stay with the parent."""
+
+_STDERR_TAIL_BYTES = 4096
+
+_BOOT = (
+    "import sys; sys.path.append(sys.argv[2]); from promptd.engine.worker import main; sys.exit(main(int(sys.argv[1])))"
+)
+"""Not `python -m`, which would import from the current directory first, and not need promptd to be installed."""
+_PACKAGE_ROOT = str(Path(__file__).parents[2])
+
+
+class WorkerProcess:
+    """A process that waits at the other end of a socket pair for what it shall load.
+
+    Linux kills it when the thread ends that started it.
+    """
+
+    def __init__(self, far: socket.socket, threads: int | None, name: str = "") -> None:
+        """Start it on `far`, which is closed here; `threads` and `name` are those of the model, as far as known.
+
+        Raises OSError.
+        """
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `reap`
+        descriptor = far.fileno()
+        spin = spin_count(threads, runnable(), os.cpu_count() or 1)
+        with far:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _BOOT, str(descriptor), _PACKAGE_ROOT, f"promptd worker: {name}"],
+                pass_fds=[descriptor],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._stderr.fileno(),
+                env=worker_environment(os.environ, spin=spin),
+                process_group=0,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Its number in the system."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process.poll() is None
+
+    def reap(self) -> tuple[str, bool]:
+        """Wait for the end of the process, killing it if it takes long; return why it ended, as the rest of a sentence
+        about it, and whether somebody else killed it.
+        """
+        with self._stderr:
+            try:
+                status = self._process.wait(EXIT_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                return cause_of(self._process.wait(), self._last_words()), False
+            return cause_of(status, self._last_words()), was_killed(status)
+
+    def _last_words(self) -> str:
+        """Return the last line the process wrote to standard error."""
+        size = self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(0, size - _STDERR_TAIL_BYTES))
+        lines = self._stderr.read().decode("utf-8", "replace").strip().splitlines()
+        return lines[-1][:300] if lines else ""
+
+
+_spare: list[tuple[WorkerProcess, socket.socket]] = []
+_lock = threading.Lock()
+
+
+def prestart() -> None:
+    """Start the process of the first model that will be loaded, whichever that is: it gets ready while the command line
+    does. If none is loaded, it ends with this process. To be called on the main thread.
+    """
+    near, far = socket.socketpair()
+    try:
+        _spare.append((WorkerProcess(far, threads=None), near))
+    except OSError:  # whoever loads a model is told
+        near.close()
+
+
+def take_spare(threads: int | None) -> tuple[WorkerProcess, socket.socket] | None:
+    """Return the process that `prestart` started, and this end of its socket, once; None where `threads` are fixed:
+    then they spin for another time.
+    """
+    with _lock:
+        if threads is not None or not _spare:
+            return None
+        process, near = _spare.pop()
+    if process.alive:
+        return process, near
+    near.close()
+    return None
+
+
+def worker_environment(parent: Mapping[str, str], *, spin: str | None = None) -> dict[str, str]:
+    """Return the environment of a worker whose parent has `parent`; `spin` is how long OpenMP threads do,
+    where that does not choose.
+    """
+    kept = {name: value for name, value in parent.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)}
+    chosen = {} if spin is None or any(name in parent for name in _SPIN_VARIABLES) else {"GOMP_SPINCOUNT": spin}
+    return {**chosen, "GGML_NO_BACKTRACE": "1", **kept}
+
+
+def spin_count(threads: int | None, runnable: int, cores: int) -> str | None:
+    """Return how long threads spin, None for libgomp's default.
+
+    That is fastest on free cores, if nobody has fixed the number of `threads`: where the cores are free no more, fewer
+    threads are used (threads.py). `runnable` threads run on the machine's `cores` already.
+    """
+    return None if threads is None and runnable < cores else SHORT_SPIN

@@ -1,11 +1,21 @@
-"""A call into a guest on a thread of its own, which the caller leaves behind where the guest sleeps inside WASI."""
+"""A call into a guest on a thread of its own, which the caller leaves behind where the guest sleeps inside WASI, and
+which gives way to models and to the server where cores are short.
+"""
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import copy_context
 from typing import Any
+
+NICENESS = 10
+"""How much lower the priority of guests' threads is, as nice(1) counts: a model that loses a core for a moment holds up
+all who wait for it.
+"""
 
 
 class Call:
@@ -22,6 +32,7 @@ class Call:
         self.thread.start()
 
     def _run(self, work: Callable[[], Any], ended: Callable[[], None]) -> None:
+        _give_way()
         try:
             self.value = work()
         except BaseException as error:
@@ -38,3 +49,10 @@ class Call:
             if not self.done:
                 self._clean_up = clean_up
             return not self.done
+
+
+def _give_way() -> None:
+    """Lower the priority of this thread; on Linux, where threads have one (setpriority(2), C library differences)."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)

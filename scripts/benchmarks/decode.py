@@ -58,7 +58,7 @@ def guest_rate(host: Guests, count: int, tokens: int, pair: int) -> float:
 
 @contextlib.contextmanager
 def burning(threads: int) -> Iterator[None]:
-    """Let wasm guests loop on so many threads until the block ends."""
+    """Let wasm loop on so many threads until the block ends, as guests would without promptd."""
     config = wasmtime.Config()
     config.epoch_interruption = True
     engine = wasmtime.Engine(config)
@@ -92,7 +92,7 @@ def _burn(bench: Bench) -> Measured:
         asked = [partial(server.complete, f"{OPENING} {number}", tokens) for number in range(count)]
         together(asked)  # prefills, as the guests' first turn does
         for pair in range(bench.pairs):
-            with burning(2):
+            with host.burning(2):
                 ours.append(guest_rate(host, count, tokens, pair))
             with burning(2):
                 theirs.append(count * tokens / together(asked)[0])

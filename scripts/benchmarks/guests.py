@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from pathlib import Path
 from threading import Barrier
 
 from benchmarks.rows import Bench
@@ -25,6 +27,9 @@ VOCABULARY = (
     *("river", "stone", "window", "market", "garden", "letter", "winter"),
     *("summer", "bridge", "lantern", "harbour", "field", "song", "table"),
 )
+
+BURN = '(module (memory (export "memory") 1) (func (export "_start") (loop (br 0))))'
+"""A guest that uses all the processor it gets."""
 
 SETTLE_S = 0.3
 """After a program that was measured has ended, until the next is."""
@@ -46,6 +51,18 @@ class Guests:
             for number in range(count)
         ]
 
+    @contextlib.contextmanager
+    def burning(self, count: int) -> Iterator[None]:
+        """Let so many guests loop until the block ends."""
+        sessions = [self.host.open_session("burn", stdio=Stdio(), identity=f"burn-{number}") for number in range(count)]
+        with ThreadPoolExecutor(count) as pool:
+            for session in sessions:
+                pool.submit(session.run)
+            try:
+                yield
+            finally:
+                close(sessions)
+
     def stats(self) -> EngineStats:
         """Return the engine's counters."""
         return self.graph.stats()
@@ -55,13 +72,19 @@ class Guests:
 def guests(bench: Bench, *, engine: EngineSettings | None = None, **graph: object) -> Iterator[Guests]:
     """Run a host until the block ends; replies are greedy, and of exactly `max_tokens`."""
     chat = {"model": f"file:{bench.model}", "template": "none", "temperature": 0, "logit_bias": SMOLLM2_ENDS, **graph}
-    settings = Settings(
-        engine=engine or EngineSettings(),
-        graphs={"chat": GraphSettings.model_validate(chat), "echo": GraphSettings(model="echo")},
-        guests={"bench": GuestSettings(file=bench.guest, graphs=("chat", "echo"), memory=4 * 1024**2)},
-    )
-    with contextlib.closing(Host(settings)) as host:
-        yield Guests(host)
+    with tempfile.TemporaryDirectory() as folder:
+        burn = Path(folder) / "burn.wat"
+        burn.write_text(BURN)
+        settings = Settings(
+            engine=engine or EngineSettings(),
+            graphs={"chat": GraphSettings.model_validate(chat), "echo": GraphSettings(model="echo")},
+            guests={
+                "bench": GuestSettings(file=bench.guest, graphs=("chat", "echo"), memory=4 * 1024**2),
+                "burn": GuestSettings(file=burn),
+            },
+        )
+        with contextlib.closing(Host(settings)) as host:
+            yield Guests(host)
 
 
 class Marks:

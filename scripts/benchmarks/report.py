@@ -71,18 +71,25 @@ def show(outcomes: list[Outcome]) -> None:
     Console().print(table)
 
 
-def as_json(outcomes: list[Outcome], *, quick: bool) -> dict[str, Any]:
-    """Return everything that was measured."""
-    rows = []
+def as_json(outcomes: list[Outcome], *, quick: bool, before: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return everything that was measured, with the rows of a result from `before` that were not measured again."""
+    facts = machine()
+    rows = {row["name"]: row for row in before["rows"]} if before else {}
     for outcome in outcomes:
         row, measured = outcome.row, outcome.measured
         entry: dict[str, Any] = {"name": row.name, "what": row.what, "against": row.against, "target": row.aim}
+        entry["commit"] = facts["commit"]
         if measured is None:
             entry["error"] = outcome.error
         else:
             entry |= asdict(measured) | {"ratio": measured.ratio, "met": row.met(measured.ratio)}
-        rows.append(entry)
-    return {"machine": machine(), "quick": quick, "rows": rows}
+        rows[row.name] = entry
+    return {"machine": facts, "quick": quick, "rows": list(rows.values())}
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """Return what `save` has written, if there is any."""
+    return dict(json.loads(path.read_text())) if path.exists() else None
 
 
 def write_docs(path: Path, result: dict[str, Any]) -> None:
@@ -94,7 +101,9 @@ def write_docs(path: Path, result: dict[str, Any]) -> None:
 
 
 def _markdown(result: dict[str, Any]) -> str:
-    facts = ", ".join(f"{name} {value}" for name, value in result["machine"].items())
+    commits = dict.fromkeys(row["commit"] for row in result["rows"])
+    machine = {**result["machine"], "commit": " and ".join(commits)}
+    facts = ", ".join(f"{name} {value}" for name, value in machine.items())
     lines = [f"Measured with `scripts/bench{' --quick' if result['quick'] else ''}` on: {facts}.", ""]
     lines += ["| what | against | promptd | other | ratio | target | |", "|---|---|---|---|---|---|---|"]
     for row in result["rows"]:

@@ -67,7 +67,17 @@ def _warm_start(bench: Bench) -> Measured:
 def _first_tokens(bench: Bench, settings: Path) -> Measured:
     command = [
         str(Path(sys.executable).with_name("promptd")),
-        *("run", "--config", str(settings), "--graph", f"chat=file:{bench.model}", "-o", "chat.max-tokens=8", "-o", "chat.temperature=0"),
+        *(
+            "run",
+            "--config",
+            str(settings),
+            "--graph",
+            f"chat=file:{bench.model}",
+            "-o",
+            "chat.max-tokens=8",
+            "-o",
+            "chat.temperature=0",
+        ),
         *(str(ROOT / "guests/terminal/chat.wasm"), "Are dogs real?"),
     ]
     ours, theirs = [], []

@@ -49,6 +49,10 @@ class PrefillShare:
             wanted = int(LONGER * max(1.0, guests_prefilling / guests_decoding) * base / self.token_seconds)
         return max(min(MIN_TOKENS, left), min(wanted, left))
 
+    def knows(self, decoding: int) -> bool:
+        """Return whether a step that only decodes so many sequences was measured."""
+        return decoding in self._decode
+
     def decode_seconds(self, decoding: int) -> float | None:
         """Return how long a step that only decodes takes, by the most similar one that was measured."""
         if not decoding:

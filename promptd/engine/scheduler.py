@@ -157,6 +157,10 @@ class Scheduler:
         """Return the mean seconds of a step that decodes one token of each of `width` turns; None if none was made."""
         return self._prefill.decode_seconds(width)
 
+    def has_decoded(self, width: int) -> bool:
+        """Return whether a step was measured that decodes one token of each of `width` turns, and nothing else."""
+        return self._prefill.knows(width)
+
     @property
     def spare_tokens(self) -> int | None:
         """Most tokens that may be decoded between two steps, as one guest's prefill; None where no reply is made."""

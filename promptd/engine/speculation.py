@@ -35,10 +35,12 @@ RATE_SMOOTHING = 0.15
 COST_SMOOTHING = 0.2
 """The weight of the last observation in a mean."""
 PROMISING_RATE = 0.8
-COST_DECAY = 0.99
-"""What the measured cost is multiplied by with each step in which it forbids promising guesses, so that it is measured
-again one day.
+HOPE_DECAY = 0.995
+"""How much less guesses are hoped to cost than was measured, with each step in which that forbids promising ones: so it
+is measured again one day.
 """
+PROBE_TOKENS = 2
+"""Most tokens guessed in a step that is to show what they cost."""
 LOOK_EVERY = 8
 """Where no guess could pay, however often guesses held, one is looked for only in one of so many steps."""
 
@@ -94,6 +96,8 @@ class Speculation:
         self._guesses: dict[Generation, _Guesses] = {}
         self._token_seconds: float | None = None
         """Mean seconds a guessed token has added to a step."""
+        self._hope = 1.0
+        """What part of that it is hoped to be now."""
         self._since_look = 0
         """Steps since guesses were last looked for."""
         self.drafted = 0
@@ -111,6 +115,8 @@ class Speculation:
         if self._mode == "off" or not all(work.output and work.count == 1 for work in step):
             return step
         width = len(step)
+        if self._mode == "auto" and not self._scheduler.has_decoded(width):  # whether guesses pay would be unknown
+            return step
         self._since_look += 1
         if self._since_look < LOOK_EVERY and not self._length_paid(1.0, width):
             return step
@@ -125,8 +131,10 @@ class Speculation:
                 wanted[index] = wanted[index] or self._ask_draft(self._draft, generation, guess, width)
         if not any(wanted):
             if self._token_seconds and any(guess.next and guess.rate > PROMISING_RATE for guess in guesses.values()):
-                self._token_seconds *= COST_DECAY**steps
+                self._hope *= HOPE_DECAY**steps
             return step
+        if self._mode == "auto" and (self._token_seconds is None or self._hope < 1.0):
+            left = min(left, PROBE_TOKENS)
         extended = []
         for work, guess, length in zip(step, guesses.values(), wanted, strict=True):
             sequence = work.generation.sequence
@@ -146,6 +154,7 @@ class Speculation:
         if base is not None:
             cost = max(0.0, seconds - base) / sum(len(work.draft) for work in step)
             self._token_seconds = _mean(self._token_seconds, cost)
+            self._hope = 1.0
 
     def verified(self, work: Work, sampled: Tokens[int]) -> None:
         """Take in what was drawn in place of a reply's guesses, and free the cells of those that did not hold."""
@@ -196,7 +205,7 @@ class Speculation:
         if self._mode == "on":
             return MAX_DRAFT
         base = self._scheduler.decode_seconds(width)
-        cost = self._token_seconds if self._token_seconds is not None else self._scheduler.prefill_seconds
+        cost = self._scheduler.prefill_seconds if self._token_seconds is None else self._token_seconds * self._hope
         if base is None or cost is None:
             return 0
         least = MARGIN * (cost + guess_seconds) * width / base

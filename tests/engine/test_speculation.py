@@ -22,7 +22,7 @@ from promptd.engine.prompts import Prompt
 from promptd.engine.sampling import sampler_chain
 from promptd.engine.scheduler import Scheduler, Work
 from promptd.engine.sequence import Sequence
-from promptd.engine.speculation import Speculation
+from promptd.engine.speculation import PROBE_TOKENS, Speculation
 
 COPY = (
     "Repeat the following text exactly, word for word, without any changes:\n\nThe quick brown fox jumps over the"
@@ -256,6 +256,22 @@ def test_a_wide_batch_leaves_no_room_for_guesses(bench: Callable[..., Bench]) ->
     for _ in range(30):
         machine.step(copying)
     assert machine.speculation.drafted == 0
+
+
+def test_where_guesses_do_not_pay_their_cost_is_looked_at_again_seldom_and_with_few(
+    bench: Callable[..., Bench],
+) -> None:
+    machine = bench(first=0.0061, further=0.0039)
+    machine.submit()
+    alone = [sum(len(work.draft) for work in machine.step(copying)) for _ in range(14)]
+    assert max(alone) > PROBE_TOKENS
+    for _ in range(3):
+        machine.submit()
+    while not all(generation.sequence.pending == 1 for generation in machine.scheduler.running):
+        machine.step(copying)
+    together = [sum(len(work.draft) for work in machine.step(copying)) for _ in range(60)]
+    assert max(together) == PROBE_TOKENS
+    assert 1 <= sum(map(bool, together)) <= 10
 
 
 def test_guesses_take_no_more_than_the_step_has_logits_for(bench: Callable[..., Bench]) -> None:

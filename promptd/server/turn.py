@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import threading
+from collections import deque
 from collections.abc import Callable
 
 from promptd.chat import Completion
@@ -17,8 +20,44 @@ Outcome = Completion | PromptdError
 Event = str | Outcome
 """What happens in a turn: pieces of the reply, then the outcome."""
 
+_log = logging.getLogger(__name__)
+
 STOP_S = 5.0
 """What cancelled turns get to end in: a step of the engine, or the epoch tick that stops a guest."""
+
+
+class Mailbox:
+    """Where threads leave what happens for the event loop, which is woken once for all that is there: one step of the
+    engine adds a piece to many replies.
+    """
+
+    def __init__(self) -> None:
+        """Belongs to the running event loop."""
+        self.loop = asyncio.get_running_loop()
+        self._left: deque[tuple[Callable[[Event], None], Event]] = deque()
+        self._lock = threading.Lock()
+        self._woken = False
+
+    def put(self, receive: Callable[[Event], None], event: Event) -> None:
+        """Let the loop call `receive` with `event`; from any thread. What one thread puts comes in its order."""
+        with self._lock:
+            self._left.append((receive, event))
+            if self._woken:
+                return
+            self._woken = True
+        with contextlib.suppress(RuntimeError):  # The loop is closed: the daemon has gone down, nobody listens.
+            self.loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        with self._lock:
+            self._woken = False
+            left = list(self._left)
+            self._left.clear()
+        for receive, event in left:
+            try:
+                receive(event)
+            except Exception:
+                _log.exception("an event of a turn could not be taken")
 
 
 class Turn:
@@ -29,9 +68,13 @@ class Turn:
     """
 
     def __init__(
-        self, cancel: Callable[[], None], ended: Callable[[Turn, Outcome], None], stopwatch: Stopwatch
+        self,
+        mailbox: Mailbox,
+        cancel: Callable[[], None],
+        ended: Callable[[Turn, Outcome], None],
+        stopwatch: Stopwatch,
     ) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._mailbox = mailbox
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._cancel = cancel
         self._ended = ended
@@ -40,8 +83,7 @@ class Turn:
 
     def put(self, event: Event) -> None:
         """Pass on the next event of the reply."""
-        with contextlib.suppress(RuntimeError):  # The loop is closed: the daemon has gone down, nobody listens.
-            self._loop.call_soon_threadsafe(self._receive, event)
+        self._mailbox.put(self._receive, event)
 
     def _receive(self, event: Event) -> None:
         self._events.put_nowait(event)
@@ -81,6 +123,8 @@ class Turns:
 
     def __init__(self, metrics: Metrics | None = None) -> None:
         self.metrics = metrics or Metrics()
+        self._mailbox: Mailbox | None = None
+        """Made with the first turn, on the event loop."""
         self._running: set[Turn] = set()
         self._draining = False
 
@@ -106,7 +150,9 @@ class Turns:
                 client.charge(outcome.usage)
             ended(outcome)
 
-        turn = Turn(cancel, forget, Stopwatch(self.metrics, model))
+        if self._mailbox is None or self._mailbox.loop is not asyncio.get_running_loop():
+            self._mailbox = Mailbox()
+        turn = Turn(self._mailbox, cancel, forget, Stopwatch(self.metrics, model))
         self._running.add(turn)
         return turn
 

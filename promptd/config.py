@@ -357,13 +357,15 @@ def load_settings(path: Path | None) -> Settings:
 
 
 def graph_settings(name: str, model: str, options: dict[str, Any], base: GraphSettings | None = None) -> GraphSettings:
-    """Return settings of graph `name` from the command line; `options` maps what follows `-o NAME.` to its text."""
+    """Return settings of graph `name` from the command line, where `options` maps what follows `-o NAME.` to its text,
+    or from a request, where values have types; raises InvalidArgument.
+    """
     if not re.fullmatch(NAME_PATTERN, name):
         raise InvalidArgument(f"{name!r} cannot be a graph's name: letters, digits, '.', '_' and '-' only, at most 80")
     table: dict[str, Any] = base.model_dump(by_alias=True, exclude_unset=True) if base else {}
     table["model"] = model
     for key, value in options.items():
-        table[_kebab(key)] = [value] if key == "stop" else value
+        table[_kebab(key)] = [value] if key == "stop" and isinstance(value, str) else value
     return _validated(GraphSettings, table, f"graph {name}")
 
 

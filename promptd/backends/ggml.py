@@ -201,6 +201,10 @@ class GgmlGraph:
         """Return how many tokens `text` is, special tokens not parsed."""
         return self._engine.count_tokens(text)
 
+    def keep_alive(self, seconds: float) -> None:
+        """Keep the model loaded for so long after its last use, below 0 for ever, until it is loaded anew."""
+        self._engine.keep_alive(seconds)
+
     def close(self) -> None:
         """Unload the model, unless another graph uses it; a graph nobody refers to any more does so too. Idempotent."""
         if self._lease.detach():

@@ -134,7 +134,10 @@ class Engine:
         self._discarded: deque[tuple[Link, int]] = deque()
         self._crashes = crashes or Crashes()
         self._starts = 0
+        self._default_keep_alive = settings.keep_alive
         self._keep_alive = settings.keep_alive
+        self._idle = threading.Condition(self._lock)
+        """Told when what decides the worker's end when idle changes, beside time."""
         self._used = 0.0
         """When the worker was last asked to do something, or was done."""
         self._closed = False
@@ -285,6 +288,7 @@ class Engine:
         with self._lock:
             self._closed = True
             link = self._link
+            self._idle.notify_all()
         if link is not None:
             link.close()
 
@@ -354,26 +358,42 @@ class Engine:
             link.close()
             raise
         self._used = time.monotonic()
-        if self._keep_alive >= 0:
-            threading.Thread(target=self._unload_when_idle, args=(link,), name="promptd-idle", daemon=True).start()
+        self._keep_alive = self._default_keep_alive
+        threading.Thread(target=self._unload_when_idle, args=(link,), name="promptd-idle", daemon=True).start()
         return link
+
+    def keep_alive(self, seconds: float) -> None:
+        """Keep the worker that runs for so many seconds after its last use, below 0 for ever; the next one is kept as
+        the settings say.
+        """
+        with self._lock:
+            self._keep_alive = seconds
+            self._used = time.monotonic()
+            self._idle.notify_all()
 
     def _unload_when_idle(self, link: Link) -> None:
         """Wait until nobody has used the worker for as long as it is kept, and end it; the next call starts another."""
-        keep = max(self._keep_alive, MIN_IDLE_S)
-        wait = keep
-        while not link.ended.wait(wait):
+        while True:
             with self._start_lock, self._lock:
-                if self._link is not link:
+                if self._link is not link or self._closed:
                     return
-                wait = self._used + keep - time.monotonic()
+                keep = self._keep_alive
+                wait = self._used + max(keep, MIN_IDLE_S) - time.monotonic()
                 if self._handlers:
-                    wait = max(wait, min(keep, IN_USE_POLL_S))
-                elif wait <= 0:
+                    wait = max(wait, min(max(keep, MIN_IDLE_S), IN_USE_POLL_S))
+                elif wait <= 0 and keep >= 0:
                     self._detach(link)
             if not link.alive:
                 link.close()
                 return
+            self._wait_while_kept(link, keep, wait)
+
+    def _wait_while_kept(self, link: Link, keep: float, wait: float) -> None:
+        """Wait for `wait` seconds, or for ever where `keep` says so, unless that changes or the worker ends."""
+        with self._idle:
+            self._idle.wait_for(
+                lambda: self._closed or self._link is not link or self._keep_alive != keep, None if keep < 0 else wait
+            )
 
     @property
     def last_used(self) -> float:
@@ -400,6 +420,7 @@ class Engine:
         if self._link is link:
             self._link = None
         link.alive = False
+        self._idle.notify_all()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -466,6 +487,7 @@ class Engine:
             link.alive = False
             if self._link is link:
                 self._link = None
+            self._idle.notify_all()
             if crashed:
                 self._crashes.add(link.cause, killed=link.killed)
             lost = [call for call, (owner, _) in self._handlers.items() if owner is link]

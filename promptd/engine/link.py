@@ -46,8 +46,6 @@ class Link:
         self._thread = threading.Thread(target=self._live, name="promptd-engine", daemon=True)
         self.alive = True
         """False once its end is being told: a call made after that would wait for ever."""
-        self.ended = threading.Event()
-        """Set when the process is gone, and everyone was told."""
         self.cause = "could not be started"
         """Why the process ended, as the rest of a sentence about it."""
         self.killed = False
@@ -99,7 +97,6 @@ class Link:
         finally:
             self._socket.close()
             self._on_end(self)
-            self.ended.set()
             self._loaded.set()
 
     def _read(self) -> None:

@@ -111,8 +111,8 @@ class Speculation:
             self._draft.set_threads(threads)
 
     def extend(self, step: list[Work]) -> list[Work]:
-        """Return the step with guesses, for which cells are taken; a step with prefill has none."""
-        if self._mode == "off" or not all(work.output and work.count == 1 for work in step):
+        """Return the step with guesses, for which cells are taken; one without tokens, or with prefill, has none."""
+        if not step or self._mode == "off" or not all(work.output and work.count == 1 for work in step):
             return step
         width = len(step)
         if self._mode == "auto" and not self._scheduler.has_decoded(width):  # whether guesses pay would be unknown

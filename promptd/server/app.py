@@ -22,8 +22,10 @@ from promptd.server.errors import install_error_handlers
 from promptd.server.guest_routes import guest_router
 from promptd.server.keys import ANYONE, PASSER_BY, KeyDoor, KeyRing
 from promptd.server.logs import LogRequests
+from promptd.server.made_graphs import MadeGraphs
 from promptd.server.metrics import CountRequests
 from promptd.server.ollama import ollama_router
+from promptd.server.ollama_create import ollama_create_router
 from promptd.server.ollama_models import ollama_models_router
 from promptd.server.operation import operation_router
 from promptd.server.page_routes import page_router
@@ -86,6 +88,7 @@ def create_app(host: Host, turns: Turns, reload: Reload, *, names: Iterable[str]
     app.include_router(guest_router(host, Uploads(host, host.settings.uploads)))
     app.include_router(ollama_router(conversations))
     app.include_router(ollama_models_router(host, conversations))
+    app.include_router(ollama_create_router(MadeGraphs(host, host.settings.uploads)))
     app.include_router(embeddings_router(conversations, turns))
     app.include_router(pull_router(host))
     app.include_router(page_router())

@@ -6,12 +6,11 @@ Checked against uvicorn 0.54.
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from typing import Any
 
 import h11
-from starlette.responses import JSONResponse
-from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
@@ -28,6 +27,16 @@ HEADERS_S = 15.0
 REFUSED_S = 1.0
 """How long a connection there is no room for may take to ask, so that it hears why it is hung up on."""
 
+_SENTENCE = "the daemon has as many connections as it takes; try again, or raise server.max-connections"
+_BODY = json.dumps(error_body(Busy(_SENTENCE))).encode()
+_NO_ROOM = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+    b"Retry-After: 1\r\nConnection: close\r\n\r\n%b" % (len(_BODY), _BODY)
+)
+"""What is said on a connection beyond server.max-connections, whatever it asks: reading that is more work than to
+refuse it.
+"""
+
 
 class Connection(H11Protocol):
     """uvicorn's connection, which is closed when its client takes too long to say what it wants."""
@@ -38,6 +47,7 @@ class Connection(H11Protocol):
         # uvicorn's own refusal is plain text, and lets silent connections stay.
         self._limit, self.limit_concurrency = self.limit_concurrency, None
         self._refused = False
+        self._answered = False
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -47,30 +57,31 @@ class Connection(H11Protocol):
             self.app_state = {**self.app_state, OWN_USER: True}
         elif self._limit is not None and len(self.connections) > self._limit:
             self._refused = True
-            self.app = _no_room
         self._await_headers()
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            self._refuse()
+        else:
+            super().data_received(data)
+
+    def _refuse(self) -> None:
+        """Answer the first bytes on a connection there is no room for; what else comes until it is closed is let go.
+
+        To close it at once would reset it, and a client that is still sending would not read the answer.
+        """
+        if not self._answered:
+            self._answered = True
+            self.transport.write(_NO_ROOM)
+            self.transport.write_eof()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._await_headers()
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
-        if self._refused:
-            self.send_503_response()
-            return
         self._stop_waiting()
         super().handle_websocket_upgrade(event)
-
-    def send_503_response(self) -> None:
-        """Refuse a WebSocket, of which uvicorn takes any number."""
-        response = h11.Response(
-            status_code=503,
-            headers=[("Retry-After", "1"), ("Connection", "close"), ("Content-Length", "0")],
-            reason=b"Service Unavailable",
-        )
-        for part in (response, h11.EndOfMessage()):
-            self.transport.write(self.conn.send(part) or b"")
-        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
@@ -90,15 +101,6 @@ class Connection(H11Protocol):
     def _hang_up(self, asked: object) -> None:
         if self.cycle is asked and not self.transport.is_closing():
             self.transport.close()
-
-
-async def _no_room(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer a request on a connection beyond server.max-connections."""
-    body = error_body(
-        Busy("the daemon has as many connections as it takes; try again, or raise server.max-connections")
-    )
-    headers = {"Retry-After": "1", "Connection": "close"}
-    await JSONResponse(body, 503, headers)(scope, receive, send)
 
 
 class Socket(WebSocketsSansIOProtocol):

@@ -44,6 +44,11 @@ class Conversations:
         """Return every name `open` takes."""
         return [*self._host.graph_names(), *(GUEST_PREFIX + name for name in self._host.guest_names())]
 
+    def check(self, model: str) -> None:
+        """Raise UnknownModel unless `open` takes the name."""
+        if model not in self.models():
+            raise UnknownModel(model)
+
     async def answer(
         self,
         model: str,
@@ -76,8 +81,7 @@ class Conversations:
         model is told it may ask for to be called. Raises UnknownModel,
         UnsupportedOperation, Busy when there are as many guests as the settings allow, and what loading raises.
         """
-        if model not in self.models():
-            raise UnknownModel(model)
+        self.check(model)
         if model.startswith(GUEST_PREFIX):
             if raw:
                 raise UnsupportedOperation(
@@ -111,26 +115,29 @@ class Conversations:
 
     async def load(self, model: str) -> None:
         """Load a graph ahead of its first prompt; raises UnknownModel, and what loading raises."""
-        if model not in self.models():
-            raise UnknownModel(model)
+        self.check(model)
         if not model.startswith(GUEST_PREFIX):
             await self._graph(model)
 
     async def graph(self, model: str) -> Graph:
         """Return a graph, loaded if need be; raises UnknownModel, UnsupportedOperation for a guest."""
-        if model not in self.models():
-            raise UnknownModel(model)
+        self.check(model)
         if model.startswith(GUEST_PREFIX):
             raise UnsupportedOperation(f"{model} is a guest, which answers messages only; name a graph")
         return await self._graph(model)
+
+    def keep_alive(self, model: str, seconds: float) -> None:
+        """Keep the model of a loaded graph for so long after its last use, below 0 for ever; others are as they are."""
+        graph = self._host.loaded_graphs().get(model)
+        if isinstance(graph, GgmlGraph):
+            graph.keep_alive(seconds)
 
     async def takes_tools(self, model: str) -> bool:
         """Return whether a graph presents tools to its model as that was trained for; loads it if need be.
 
         Raises UnknownModel.
         """
-        if model not in self.models():
-            raise UnknownModel(model)
+        self.check(model)
         graph = None if model.startswith(GUEST_PREFIX) else await self._graph(model)
         return graph is not None and not (isinstance(graph, GgmlGraph) and not graph.info.takes_tools)
 

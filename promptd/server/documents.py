@@ -228,7 +228,7 @@ class _Line(_Document):
     model: str
     created_at: str
     done: bool
-    done_reason: Literal["stop", "length", "load"] | None = None
+    done_reason: Literal["stop", "length", "load", "unload"] | None = None
     total_duration: int = 0
     """Durations are nanoseconds."""
     load_duration: int = 0

@@ -26,6 +26,7 @@ from promptd.server import documents
 from promptd.server.body import Body, Many, Text
 from promptd.server.conversations import Conversations
 from promptd.server.errors import InvalidField
+from promptd.server.keep_alive import KeepAlive, keep_alive
 from promptd.server.keys import current_client
 from promptd.server.turn import Turns
 
@@ -70,13 +71,17 @@ class EmbedBody(Body):
     truncate: bool = True
     """Take the beginning of a text that is too long."""
     dimensions: Annotated[int, Field(ge=1)] | None = None
+    keep_alive: KeepAlive | None = None
 
 
 class EmbeddingsBody(Body):
     """The body of `POST /api/embeddings`, Ollama's older route for one text."""
 
+    model_config = ConfigDict(strict=False)
+
     model: Text
     prompt: Text = ""
+    keep_alive: KeepAlive | None = None
 
 
 def embeddings_router(conversations: Conversations, turns: Turns) -> APIRouter:
@@ -138,13 +143,9 @@ def embeddings_router(conversations: Conversations, turns: Turns) -> APIRouter:
         """Return the embeddings of texts; none loads the model."""
         began = time.perf_counter_ns()
         texts = ([body.input] if body.input else []) if isinstance(body.input, str) else body.input
-        made = await embed(
-            request,
-            body.model.removesuffix(":latest"),
-            texts,
-            truncate=body.truncate,
-            dimensions=body.dimensions,
-        )
+        model = body.model.removesuffix(":latest")
+        made = await embed(request, model, texts, truncate=body.truncate, dimensions=body.dimensions)
+        keep_alive(conversations, model, body.keep_alive)
         return JSONResponse(
             {
                 "model": body.model,
@@ -159,7 +160,9 @@ def embeddings_router(conversations: Conversations, turns: Turns) -> APIRouter:
     async def ollama_embeddings(body: EmbeddingsBody, request: Request) -> dict[str, Any]:
         """Return the embedding of one text."""
         texts = [body.prompt] if body.prompt else []
-        made = await embed(request, body.model.removesuffix(":latest"), texts, truncate=True)
+        model = body.model.removesuffix(":latest")
+        made = await embed(request, model, texts, truncate=True)
+        keep_alive(conversations, model, body.keep_alive)
         return {"embedding": list(made[0].vector) if made else []}
 
     return router

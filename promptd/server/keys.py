@@ -26,8 +26,27 @@ _MINUTE_S = 60.0
 OWN_USER = "own_user"
 """Set in the state of connections that came through the control socket."""
 
+SOCKET_PROTOCOL = "promptd"
+"""The subprotocol that WebSockets of sessions speak, where their client offers any."""
+
+KEY_PROTOCOL = "promptd.key."
+"""Opens a subprotocol that is a key: browsers let a page set no other header of a WebSocket, and URLs get written down.
+OpenAI's realtime API has the same way, as `openai-insecure-api-key.KEY`.
+"""
+
 PUBLIC_PATHS = frozenset({"/healthz", "/readyz"})
 """What is answered without a key: nothing in it tells what is served."""
+
+ADMIN_PATHS = frozenset({
+    "/metrics",
+    "/v1/logs",
+    "/v1/reload",
+    "/api/pull",
+    "/api/create",
+    "/api/copy",
+    "/api/delete",
+})  # fmt: skip
+"""What only keys with the scope `admin` may ask for, however."""
 
 PUBLIC_PREFIX = "/page/"
 """The parts of the web page, which asks for a key itself."""
@@ -141,7 +160,7 @@ class KeyRing:
 
 
 class KeyDoor:
-    """Lets requests in by their key: `Authorization: Bearer KEY` or `X-Api-Key: KEY`."""
+    """Lets requests in by their key: `Authorization: Bearer KEY`, `X-Api-Key: KEY`, or a WebSocket's subprotocol."""
 
     def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
         self._app = app
@@ -153,7 +172,7 @@ class KeyDoor:
             return
         try:
             is_own = scope.get("state", {}).get(OWN_USER, False)
-            client = ANYONE if is_own else self._keys.client(_key_of(Headers(scope=scope)))
+            client = ANYONE if is_own else self._keys.client(_key_of(scope))
             method = scope.get("method", "GET")  # a WebSocket has none; its messages are admitted one by one
             if (needed := scope_of(scope["path"], method)) not in client.scopes:
                 raise ScopeMissing(needed)
@@ -174,8 +193,7 @@ def scope_of(path: str, method: str = "GET") -> str:
     """Return the scope a request needs."""
     changes = method == "DELETE" and path.startswith("/v1/engine/")
     changes |= method != "GET" and path.startswith("/v1/guests")
-    operates = path in ("/metrics", "/v1/logs", "/v1/reload") or path.startswith("/api/pull")
-    return "admin" if changes or operates else "chat"
+    return "admin" if changes or path in ADMIN_PATHS else "chat"
 
 
 def _is_public(scope: Scope) -> bool:
@@ -184,6 +202,13 @@ def _is_public(scope: Scope) -> bool:
     return path in PUBLIC_PATHS or path == "/" or path.startswith(PUBLIC_PREFIX) or scope.get("method") == "OPTIONS"
 
 
-def _key_of(headers: Headers) -> str:
+def _key_of(scope: Scope) -> str:
+    """Return the key a request carries; nothing that is asked later sees it among the subprotocols."""
+    headers = Headers(scope=scope)
     kind, _, key = headers.get("authorization", "").partition(" ")
-    return key.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
+    if kind.lower() == "bearer":
+        return key.strip()
+    offered = scope.get("subprotocols", [])
+    scope["subprotocols"] = [protocol for protocol in offered if not protocol.startswith(KEY_PROTOCOL)]
+    keys = [protocol.removeprefix(KEY_PROTOCOL) for protocol in offered if protocol.startswith(KEY_PROTOCOL)]
+    return headers.get("x-api-key") or next(iter(keys), "")

@@ -168,29 +168,40 @@ class Stopwatch:
 
 
 class CountRequests:
-    """Counts the requests that pass, by the path of their route, so that no client can make up labels."""
+    """Counts the requests that pass, by the path of their route, so that no client can make up labels.
+
+    A WebSocket counts as the GET it begins with, once that is answered: with 101 where the connection is taken.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        status = 499  # what nginx writes down for a client that left before the reply
+        counted = False
 
-        async def counted(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
+        def count(status: int) -> None:
+            nonlocal counted
+            if not counted:
+                counted = True
+                method = scope.get("method", "GET")
+                method = method if method in ("GET", "POST", "DELETE", "OPTIONS", "HEAD") else "other"
+                self._metrics.requests.labels(method, route_of(scope), str(status)).inc()
+
+        async def counting(message: Message) -> None:
+            if message["type"] in ("http.response.start", "websocket.http.response.start"):
+                count(message["status"])
+            elif message["type"] == "websocket.accept":
+                count(101)
             await send(message)
 
         try:
-            await self._app(scope, receive, counted)
+            await self._app(scope, receive, counting)
         finally:
-            method = scope["method"] if scope["method"] in ("GET", "POST", "DELETE", "OPTIONS", "HEAD") else "other"
-            self._metrics.requests.labels(method, route_of(scope), str(status)).inc()
+            count(499)  # what nginx writes down for a client that left before the reply
 
 
 def route_of(scope: Scope) -> str:

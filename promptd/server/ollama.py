@@ -22,8 +22,10 @@ from promptd.errors import PromptdError, UnsupportedOperation
 from promptd.server import documents
 from promptd.server.body import Body, Many, SamplingFields, Text, json_text
 from promptd.server.conversations import Conversations
-from promptd.server.errors import InvalidField
+from promptd.server.errors import InvalidField, ScopeMissing
 from promptd.server.formats import ANY_OBJECT
+from promptd.server.keep_alive import KeepAlive, keep_alive
+from promptd.server.keys import current_client
 from promptd.server.replies import stream, whole
 from promptd.server.schemas import ChatMessage
 from promptd.server.tool_calls import CallReader, read_calls
@@ -60,6 +62,7 @@ class _ReplyBody(_Body):
     model: Text
     stream: bool = True
     options: Options | None = None
+    keep_alive: KeepAlive | None = None
     format: Literal["", "json"] | dict[str, Any] | None = None
     """What the reply is to look like: any JSON object, or what a JSON schema says."""
 
@@ -119,14 +122,22 @@ def ollama_router(conversations: Conversations) -> APIRouter:
     ) -> Response:
         lines = _Lines(body.model, shape, tools)
         model = _name(body.model)
-        if not messages:  # Ollama's way to load a model ahead of time
-            await conversations.load(model)
-            return JSONResponse(lines.line("", done=True, done_reason="load"))
+        if not messages:  # Ollama's way to load a model ahead of time, or to unload it
+            unload = body.keep_alive == 0
+            if unload and "admin" not in current_client().scopes:
+                raise ScopeMissing("admin")
+            if unload:
+                conversations.check(model)
+            else:
+                await conversations.load(model)
+            keep_alive(conversations, model, body.keep_alive)
+            return JSONResponse(lines.line("", done=True, done_reason="unload" if unload else "load"))
         offered = offer(tools, None, body.schema_text())
         if tools and not await conversations.takes_tools(model):
             raise UnsupportedOperation(f"{body.model} does not support tools")
         options = (body.options or Options()).chat_options(offered.schema)
         turn = await conversations.answer(model, messages, options, tools=tools, raw=raw)
+        keep_alive(conversations, model, body.keep_alive)
         if body.stream:
             return await stream(request, turn, lines)
         completion = await whole(request, turn)

@@ -6,13 +6,14 @@ https://github.com/ollama/ollama/blob/main/docs/api.md#list-local-models
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter
 
+from promptd.backends.ggml import GgmlGraph
 from promptd.errors import PromptdError
 from promptd.graphs.gguf import GgufInfo, read_gguf
 from promptd.graphs.manifest import StoredModel
@@ -49,9 +50,8 @@ def ollama_models_router(host: Host, conversations: Conversations) -> APIRouter:
 
     @router.get("/ps", responses=documents.answer(documents.OllamaModels))
     async def ps() -> dict[str, Any]:
-        """List the graphs whose models are loaded."""
-        models = await listed(*host.loaded_graphs())
-        return {"models": [model | {"expires_at": _NEVER} for model in models]}
+        """List the graphs whose models are loaded, and until when they are if nobody uses them."""
+        return {"models": await asyncio.to_thread(_running, host, started)}
 
     @router.post("/show", responses=documents.answer(documents.OllamaShown))
     async def show(body: ModelBody) -> dict[str, Any]:
@@ -62,6 +62,20 @@ def ollama_models_router(host: Host, conversations: Conversations) -> APIRouter:
         return await asyncio.to_thread(_shown, host, name, started)
 
     return router
+
+
+def _running(host: Host, started: datetime) -> list[dict[str, Any]]:
+    models = []
+    for name, graph in sorted(host.loaded_graphs().items()):
+        expires = _NEVER
+        if isinstance(graph, GgmlGraph):
+            stats = graph.stats()
+            if stats.worker_pid is None:
+                continue
+            if stats.unload_seconds is not None:
+                expires = _time(datetime.now(UTC) + timedelta(seconds=stats.unload_seconds))
+        models.append(_summary(host, name, started) | {"expires_at": expires})
+    return models
 
 
 def _shown(host: Host, name: str, started: datetime) -> dict[str, Any]:
@@ -102,13 +116,17 @@ def _summary(host: Host, name: str, started: datetime) -> dict[str, Any]:
     return {
         "name": name,
         "model": name,
-        "modified_at": (stored.modified if stored else started).isoformat().replace("+00:00", "Z"),
+        "modified_at": _time(stored.modified if stored else started),
         "size": stored.size if stored else 0,
         "size_vram": 0,
         "digest": stored.digest.hex if stored and stored.digest else "",
         "details": details,
         **({"context_length": loaded.context} if loaded else {}),
     }
+
+
+def _time(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")
 
 
 def _stored(host: Host, name: str) -> StoredModel | None:

@@ -40,8 +40,8 @@ class Reload:
             raise UnsupportedOperation("this daemon was started without settings it could read again")
         async with self._lock:
             before = self._host.settings
-            after = await asyncio.to_thread(self._read)
-            await asyncio.to_thread(self._host.update, after)
+            await asyncio.to_thread(self._host.update, await asyncio.to_thread(self._read))
+            after = self._host.settings
             for tell in self.listeners:
                 tell(after)
         found = changes(before, after)

@@ -17,7 +17,7 @@ from promptd.errors import InvalidArgument, PromptdError, SecurityDenied
 from promptd.server.doors import MAX_JSON_DEPTH, is_deeper
 from promptd.server.errors import Forgotten, as_promptd_error, error_body, error_response
 from promptd.server.events import Reader
-from promptd.server.keys import current_client
+from promptd.server.keys import SOCKET_PROTOCOL, current_client
 from promptd.server.schemas import SocketMessage
 from promptd.server.session_bodies import event_body
 from promptd.server.sessions import Session, Sessions
@@ -41,7 +41,8 @@ def socket_router(sessions: Sessions) -> APIRouter:
         except PromptdError as error:
             await websocket.send_denial_response(error_response(error, websocket.url.path))
             return
-        await websocket.accept()
+        speaks = SOCKET_PROTOCOL in websocket.scope["subprotocols"]
+        await websocket.accept(SOCKET_PROTOCOL if speaks else None)
         with session.listening(after) as reader:
             tasks = [
                 asyncio.create_task(_send_events(websocket, reader)),

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import Context, copy_context
 
 from promptd.wasm.traps import GuestDeadline, GuestTrap
 
@@ -36,9 +37,12 @@ class Control:
         """Host calls begun."""
         self.in_host_call = True
         """Whether the guest's thread is in code of the host; from the start, until wasm is entered."""
+        self._context: Context | None = None
+        """That of the turn, which the guest's thread has not taken over yet."""
 
     def begin(self, seconds: float | None) -> None:
-        """Start the clock of one run or turn."""
+        """Start the clock of one run or turn, for which the guest's thread has the context variables of this one."""
+        self._context = copy_context()
         self._seconds = seconds
         self.deadline = None if seconds is None else time.monotonic() + seconds
 
@@ -76,7 +80,10 @@ class Control:
         return self.stopped is not None
 
     def check(self) -> None:
-        """Raise Stopped if the guest must end."""
+        """Raise Stopped if the guest must end; on its own thread, at every host call."""
+        context, self._context = self._context, None
+        for variable, value in context.items() if context else ():
+            variable.set(value)  # so that the log names the request of this turn, and not the one that began the thread
         if self.must_stop():
             raise Stopped
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+
 from promptd.backends.base import Graph
 from promptd.backends.graphs import Graphs
-from promptd.config import GuestSettings, Settings
+from promptd.config import GraphSettings, GuestSettings, Settings
+from promptd.errors import InvalidArgument, NotFound
 from promptd.graphs.registry import Registry
 from promptd.graphs.store import Store
 from promptd.wasm.cache import CompileCache
@@ -24,6 +27,9 @@ class Host:
     def __init__(self, settings: Settings, *, graphs: Graphs | None = None) -> None:
         """`graphs` are those of the settings, for a caller that has begun to load them; the host closes them."""
         self.settings = settings
+        """What is in force: what the operator set, and the graphs that were made since."""
+        self._made: dict[str, GraphSettings] = {}
+        self._changing = threading.Lock()
         self._graphs = graphs or Graphs(settings, Store())
         self._runtime = Runtime(CompileCache.open())
         self._guests = Registry[Guest](self._load_guest, settings.guests, kind="guest")
@@ -79,11 +85,36 @@ class Host:
         adapter that does not fit the model of a loaded graph. Graphs of which only options have changed stay loaded,
         others are loaded when asked for.
         """
-        guests = {name: self._load_guest(name, guest) for name, guest in settings.guests.items()}
-        self._graphs.check(settings)
-        self._guests.update(settings.guests, guests)
-        self.settings = settings
-        self._graphs.update(settings)
+        with self._changing:
+            if taken := sorted(self._made.keys() & settings.graphs.keys()):
+                raise InvalidArgument(f"a graph called {taken[0]!r} was made while promptd ran; delete it first")
+            settings = settings.model_copy(update={"graphs": {**settings.graphs, **self._made}})
+            guests = {name: self._load_guest(name, guest) for name, guest in settings.guests.items()}
+            self._graphs.check(settings)
+            self._guests.update(settings.guests, guests)
+            self.settings = settings
+            self._graphs.update(settings)
+
+    def make_graph(self, name: str, settings: GraphSettings) -> None:
+        """Have one more graph, in place of one of that name that was made before; raises InvalidArgument when the
+        operator's settings have it.
+        """
+        with self._changing:
+            if name in self.settings.graphs and name not in self._made:
+                raise InvalidArgument(f"the graph {name} stands in promptd's settings, so it cannot be made anew")
+            self._made[name] = settings
+            self._take_graphs({**self.settings.graphs, name: settings})
+
+    def remove_graph(self, name: str) -> None:
+        """Have a graph no more that was made; conversations with it go on. Raises NotFound."""
+        with self._changing:
+            if self._made.pop(name, None) is None:
+                raise NotFound(f"no graph called {name!r} was made while promptd ran")
+            self._take_graphs({key: graph for key, graph in self.settings.graphs.items() if key != name})
+
+    def _take_graphs(self, graphs: dict[str, GraphSettings]) -> None:
+        self.settings = self.settings.model_copy(update={"graphs": graphs})
+        self._graphs.update(self.settings)
 
     def loaded_graphs(self) -> dict[str, Graph]:
         """Return the graphs whose models are loaded, by name."""

@@ -294,6 +294,15 @@ def test_pooling_can_be_chosen(engine: Engine) -> None:
         engine.embed(text, pooling=4)
 
 
+def test_an_embedding_is_made_where_no_reply_is_being_made_any_more(tiny: Callable[..., Path]) -> None:
+    with Engine(tiny()) as engine:
+        tokens = engine.tokenize(b"hello")
+        for _ in range(3):
+            engine.generate("guest", tokens, Sampling(max_tokens=4)).result()
+            assert len(engine.embed(tokens)) == 32
+        assert engine.stats().worker_starts == 1
+
+
 def test_a_text_that_is_too_long_for_an_embedding_is_refused(engine: Engine) -> None:
     with pytest.raises(TooLarge):
         engine.embed(array("i", [5] * 3000))

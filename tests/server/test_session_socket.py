@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from serving import PATIENCE_S, Served, serving, wait_until
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Subprotocol
 
 from promptd.config import GraphSettings, GuestSettings, KeySettings, ServerSettings, Settings
 from promptd.server.keys import key_hash
@@ -211,6 +213,45 @@ def test_keys_and_hosts_are_asked_for_as_on_every_door(guest_files: dict[str, Pa
                 assert _reply(socket)[-1]["content"] == "a"
             _say(socket, "one request opened the session, and two were messages")
             assert _next(socket)["error"]["code"] == "rate_limit_exceeded"
+
+
+def test_a_browser_sends_its_key_as_a_subprotocol(caplog: pytest.LogCaptureFixture) -> None:
+    secret, other = "pd-alice_s-key", "pd-bob"
+    keys = (KeySettings(name="alice", sha256=key_hash(secret)), KeySettings(name="bob", sha256=key_hash(other)))
+    settings = Settings(graphs={"echo": GraphSettings(model="echo")}, server=ServerSettings(keys=keys))
+    caplog.set_level(logging.DEBUG, "promptd")
+    with serving(settings) as served:
+        headers = {"X-Api-Key": secret}
+        session = served.http.post("/v1/sessions", json={"graph": "echo"}, headers=headers).json()["id"]
+
+        def offer(*protocols: str) -> Any:
+            return {"subprotocols": [Subprotocol(protocol) for protocol in protocols]}
+
+        with _socket(served, session, **offer("promptd", f"promptd.key.{secret}")) as socket:
+            assert socket.subprotocol == "promptd", "which the key is never echoed as"
+            _say(socket, "a")
+            assert _reply(socket)[-1]["content"] == "a"
+        for protocols, status in (
+            (("promptd",), 401),
+            (("promptd", "promptd.key.wrong"), 401),
+            (("promptd", "promptd.key."), 401),
+            ((f"promptd.key.{other}", "promptd"), 404),
+        ):
+            assert _refusal(served, session, **offer(*protocols)).response.status_code == status
+    assert "/v1/sessions/{session_id}/ws" in caplog.text and secret not in caplog.text
+
+
+def test_connections_are_counted_by_how_they_were_answered(served: Served) -> None:
+    def counted(status: int) -> float:
+        labels = f'method="GET",route="/v1/sessions/{{session_id}}/ws",status="{status}"'
+        lines = served.http.get("/metrics").text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(f"promptd_requests_total{{{labels}}}"))
+
+    before = [counted(status) for status in (101, 404)]
+    with _socket(served, served.open(graph="echo")):
+        assert counted(101) == before[0] + 1, "while it is open"
+    assert _refusal(served, "nothing").response.status_code == 404
+    assert [counted(status) for status in (101, 404)] == [before[0] + 1, before[1] + 1]
 
 
 def test_more_connections_than_allowed_are_refused_politely_until_one_is_closed() -> None:

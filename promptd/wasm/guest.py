@@ -18,6 +18,7 @@ from wasmtime.component import Linker as ComponentLinker
 from promptd.errors import UnsupportedOperation
 from promptd.wasm.cache import CompileCache
 from promptd.wasm.component import FACES
+from promptd.wasm.component_lines import SPLICES
 from promptd.wasm.control import Stopped
 from promptd.wasm.face import Face
 from promptd.wasm.guest_file import Format, compile_fault, read_guest
@@ -70,6 +71,8 @@ class Guest:
     """Linear memories its instance has."""
     core: CoreImports | None = None
     """What it imports, where it is a core module."""
+    splices: bool = False
+    """Whether it can read its standard input in ways that component_lines.py does not answer."""
 
     @property
     def is_command(self) -> bool:
@@ -98,7 +101,8 @@ def load_guest(engine: Engine, cache: CompileCache | None, settings: str, path: 
     imports = tuple(_imports(engine, path, code))
     run, is_handler = _exports(engine, path, code)
     memories = trial(lambda: _link(engine, path, code, imports))
-    return Guest(name, path, digest, format, code, run, is_handler, imports, memories)
+    splices = _splices(engine, code)
+    return Guest(name, path, digest, format, code, run, is_handler, imports, memories, splices=splices)
 
 
 LARGE_GUEST = 4_000_000
@@ -153,6 +157,11 @@ def _items(engine: Engine, imported: Any) -> dict[str, Any] | None:
     if not isinstance(imported, ComponentInstanceType):
         return None
     return {name: extern.ty for name, extern in imported.exports(engine).items()}
+
+
+def _splices(engine: Engine, code: Component) -> bool:
+    streams = [extern.ty for name, extern in code.type.imports(engine).items() if name.startswith("wasi:io/streams@")]
+    return any(not SPLICES.isdisjoint(_items(engine, each) or ()) for each in streams)
 
 
 def _hint(name: str) -> str:

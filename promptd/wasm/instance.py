@@ -11,6 +11,7 @@ from wasmtime.component import Linker as ComponentLinker
 
 from promptd.chat import Message
 from promptd.errors import BY_NAME, InvalidArgument
+from promptd.wasm.component_lines import answer_reads
 from promptd.wasm.control import Control
 from promptd.wasm.face import bind, record
 from promptd.wasm.grants import Grant
@@ -45,16 +46,20 @@ class GuestInstance:
             )
             on_epoch(self._store, control.may_go_on)
             if isinstance(guest.code, Component):
-                self._component = self._instantiate(engine, guest, guest.code, nn, control)
+                self._component = self._instantiate(engine, guest, guest.code, streams, nn, control)
             else:
                 self._start = self._instantiate_core(engine, guest, guest.code, grant, streams, nn, control)
         except BaseException:
             self.close()
             raise
 
-    def _instantiate(self, engine: Engine, guest: Guest, code: Component, nn: Nn, control: Control) -> Instance:
+    def _instantiate(
+        self, engine: Engine, guest: Guest, code: Component, streams: Streams, nn: Nn, control: Control
+    ) -> Instance:
         with ComponentLinker(engine) as linker:
             linker.add_wasip2()
+            if streams.lines is not None:
+                answer_reads(linker, streams.lines, control)
             with linker.root() as root:
                 for each in guest.imports:
                     with root.add_instance(each.name) as instance:

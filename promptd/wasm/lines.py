@@ -1,4 +1,4 @@
-"""Standard input that a guest waits for in a host call: the lines of a session with a core module.
+"""Standard input that a guest waits for in a host call: the lines of a session.
 
 A pipe would take one of the 512 threads wasmtime's tokio runtime has for reads that block, and show only by its
 thread's system calls that the guest waits. Here the guest's own thread waits, and says so.

@@ -130,8 +130,8 @@ class Runtime:
         with self._lock:
             if self._readers >= READERS_LIMIT:
                 raise Busy(
-                    f"{self._readers} components already wait for their next line, more than wasmtime has threads for; "
-                    "close a session, or build the guest as a chat handler or a core module, which need none"
+                    f"{self._readers} components that read pipes already wait for their next line, more than wasmtime "
+                    "has threads for; close a session, or grant the guest no directory: then it needs none"
                 )
             self._readers += 1
 

@@ -60,7 +60,8 @@ class Session:
         self._runtime = runtime
         self._grant = grant
         self._stdin = stdio.stdin
-        self._streams = Streams(stdio, grant.limits.output, pipe_lines=guest.format == "component")
+        piped = guest.format == "component" and (guest.splices or bool(grant.dirs))  # see component_lines.py
+        self._streams = Streams(stdio, grant.limits.output, pipe_lines=piped)
         self._control = Control(guest.name, self._streams.wake)
         self._nn = Nn(guest.name, grant, graphs, self._control, self._streams.write_partial, identity)
         self._instance: GuestInstance | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
 import wat
@@ -10,8 +11,10 @@ from guest_host import Host
 from test_session import SLEEP
 
 from promptd.backends.echo import EchoGraph, EchoPrompt, EchoReply
+from promptd.config import DirectoryGrant
 from promptd.errors import InvalidArgument
 from promptd.wasm import idle
+from promptd.wasm.grants import Grant
 from promptd.wasm.stdio import Stdin
 from promptd.wasm.traps import GuestDeadline, GuestTrap
 
@@ -81,9 +84,21 @@ CORE_LINES = """(module
       (br_if $more (i32.load (i32.const 4))))))"""
 
 
+@pytest.fixture
+def piped(host: Host, tmp_path: Path) -> Grant:
+    """Return a grant with which components read a pipe, so that it has to be found out when they wait."""
+    return Grant(graphs=frozenset(host.graphs), dirs=(DirectoryGrant(host=tmp_path, guest="/here"),))
+
+
+@pytest.fixture(params=["calls", "pipe"])
+def reading(request: pytest.FixtureRequest, piped: Grant) -> Grant | None:
+    """Return a grant for each way in which a component may read its lines."""
+    return piped if request.param == "pipe" else None
+
+
 @pytest.mark.parametrize("guest", [wat.ECHO_LINES, CORE_LINES], ids=["component", "core module"])
-def test_each_turn_ends_with_the_whole_of_its_output(host: Host, guest: str) -> None:
-    opened = host.open(guest, stdin=Stdin.LINES)
+def test_each_turn_ends_with_the_whole_of_its_output(host: Host, guest: str, reading: Grant | None) -> None:
+    opened = host.open(guest, stdin=Stdin.LINES, grant=reading)
     for i in range(50):
         opened.stdout.clear()
         assert opened.session.turn(f"line {i}") is None
@@ -92,15 +107,17 @@ def test_each_turn_ends_with_the_whole_of_its_output(host: Host, guest: str) -> 
 
 
 @pytest.mark.parametrize("guest", [BUSY_LINES, SLEEPY_LINES], ids=["computes", "sleeps"])
-def test_a_guest_that_is_silent_for_a_while_has_not_ended_its_turn(host: Host, guest: str) -> None:
-    opened = host.open(guest, stdin=Stdin.LINES)
+def test_a_guest_that_is_silent_for_a_while_has_not_ended_its_turn(
+    host: Host, guest: str, reading: Grant | None
+) -> None:
+    opened = host.open(guest, stdin=Stdin.LINES, grant=reading)
     for line in ("first", "second"):
         opened.stdout.clear()
         assert opened.session.turn(line) is None
         assert opened.stdout.decode().endswith(f"{line}\n")
 
 
-def test_a_guest_that_waits_for_a_model_has_not_ended_its_turn(host: Host) -> None:
+def test_a_guest_that_waits_for_a_model_has_not_ended_its_turn(host: Host, reading: Grant | None) -> None:
     class Slow(EchoGraph):
         def prompt_context(self, guest: str, *args: object) -> EchoPrompt:
             return SlowPrompt()
@@ -111,7 +128,7 @@ def test_a_guest_that_waits_for_a_model_has_not_ended_its_turn(host: Host) -> No
             return super().send(*args, **how)  # type: ignore[arg-type]
 
     host.graphs["echo"] = Slow()
-    opened = host.open(PROMPTING_LINES, stdin=Stdin.LINES)
+    opened = host.open(PROMPTING_LINES, stdin=Stdin.LINES, grant=reading)
     for line in ("first", "second"):
         opened.stdout.clear()
         assert opened.session.turn(line) is None
@@ -130,8 +147,8 @@ def test_a_greeting_is_the_output_of_a_turn_without_a_line(host: Host) -> None:
     assert opened.stdout == b"hello!and now?\n"
 
 
-def test_a_line_larger_than_the_pipe_arrives_whole(host: Host) -> None:
-    opened = host.open(wat.ECHO_LINES, stdin=Stdin.LINES)
+def test_a_line_larger_than_the_pipe_arrives_whole(host: Host, reading: Grant | None) -> None:
+    opened = host.open(wat.ECHO_LINES, stdin=Stdin.LINES, grant=reading)
     line = "0123456789" * 20_000
     assert opened.session.turn(line) is None
     assert opened.stdout.decode() == line + "\n"
@@ -204,9 +221,11 @@ def test_many_sessions_take_turns_at_once(host: Host) -> None:
     assert wrong == []
 
 
-def test_turns_end_where_the_system_does_not_show_system_calls(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_turns_end_where_the_system_does_not_show_system_calls(
+    host: Host, piped: Grant, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(idle, "_FUTEX", "")
-    opened = host.open(PROMPTING_LINES, stdin=Stdin.LINES)
+    opened = host.open(PROMPTING_LINES, stdin=Stdin.LINES, grant=piped)
     for line in ("first", "second"):
         opened.stdout.clear()
         assert opened.session.turn(line) is None

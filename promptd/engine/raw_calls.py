@@ -141,6 +141,8 @@ class RawCalls:
 
     def embed(self) -> list[Event]:
         """Work on embeddings for one step, which replies that are being made hardly notice."""
+        if not self._embedder.busy:
+            return []
         return [
             Failed(call, code_of(outcome).name, str(outcome))
             if isinstance(outcome, PromptdError)

@@ -9,17 +9,23 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
+EXIT_INTERRUPTED = 128 + 2
+"""What a shell reports for a process that SIGINT ended."""
+
 
 def main() -> None:
     """Run the command line."""
     words = sys.argv[1:]
-    if _will_load_a_model(words):
-        from promptd.engine.process import prestart
+    try:
+        if _will_load_a_model(words):
+            from promptd.engine.process import prestart
 
-        prestart()
-    from promptd.cli.application import run
+            prestart()
+        from promptd.cli.application import run
 
-    run(words)
+        run(words)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
 
 
 def _will_load_a_model(words: Sequence[str]) -> bool:

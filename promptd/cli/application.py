@@ -35,8 +35,6 @@ _COMMANDS: dict[str, str] = {
 _CONTEXTS: dict[str, dict[str, Any]] = {"run": {"allow_interspersed_args": False}}
 
 EXIT_FAILURE = 1
-EXIT_INTERRUPTED = 128 + 2
-"""What a shell reports for a process that SIGINT ended."""
 
 
 def application(words: Sequence[str] = ()) -> typer.Typer:
@@ -88,8 +86,6 @@ def run(words: Sequence[str]) -> None:
     except PromptdError as error:
         print_error(str(error))
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         # Whoever read our output has left. Python would complain once more while it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import pty
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from command_line import PROMPTD
 from endless import ENDLESS
 
@@ -94,3 +97,16 @@ def test_ctrl_c_at_the_prompt_leaves() -> None:
         terminal.wait_for("> ")
         terminal.type("\x03")
         assert terminal.ended() == 130
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="only Linux tells a process's children in /proc")
+def test_ctrl_c_while_the_command_line_is_imported_says_nothing() -> None:
+    with subprocess.Popen(
+        [PROMPTD, "chat", "Hi"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while not children.read_text():  # the worker process is there before anything else is imported
+            time.sleep(0.001)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60) == ("", "")
+        assert process.returncode == 130

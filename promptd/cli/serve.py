@@ -73,10 +73,12 @@ def serve(
 
     from promptd.backends.graphs import Graphs
     from promptd.graphs.store import Store
+    from promptd.server.allocator import give_freed_memory_back
     from promptd.server.daemon import Daemon, is_local, listen
     from promptd.server.logs import write_logs
     from promptd.wasm.host import Host
 
+    give_freed_memory_back()
     write_logs(server.log)
     with listen(server.host, server.port, allow_remote=allow_remote or bool(server.keys)) as listener:
         store = Store(offline=offline or None)

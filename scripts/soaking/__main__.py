@@ -15,7 +15,7 @@ from soaking.shifts import Found, Plan, soak
 
 
 def main(
-    minutes: Annotated[float, typer.Option(min=0.1, help="How long; growth is judged from about 12 minutes on.")] = 30,
+    minutes: Annotated[int, typer.Option(min=1, help="How long; growth is judged from 12 on.")] = 30,
     json: Annotated[Path | None, typer.Option(help="Write everything that was seen to this file.")] = None,
 ) -> None:
     """Load a daemon with clients of every kind, and kill its workers: nothing may be lost, and nothing may grow.
@@ -24,7 +24,7 @@ def main(
     descriptors grow over the second half of the time.
     """
     with daemon() as running:
-        found = asyncio.run(soak(running, Plan(minutes * 60)))
+        found = asyncio.run(soak(running, Plan(shifts=minutes)))
     if json:
         json.write_text(json_.dumps(_as_json(found, minutes), indent=1) + "\n")
     for what, number in sorted(found.counts.items()):
@@ -38,7 +38,7 @@ def main(
     raise typer.Exit(1 if found.problems else 0)
 
 
-def _as_json(found: Found, minutes: float) -> dict[str, Any]:
+def _as_json(found: Found, minutes: int) -> dict[str, Any]:
     return {
         "minutes": minutes,
         "problems": found.problems,

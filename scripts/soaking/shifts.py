@@ -30,8 +30,9 @@ LOOK_EVERY_S = 2.0
 class Plan:
     """How long, and how hard."""
 
-    seconds: float
-    shift_s: float = 50.0
+    shifts: int
+    shift_s: float = 55.0
+    """With its rest, a shift takes about a minute."""
     kill_every_s: float = 25.0
     """One worker is killed about so often; as rarely as that it counts as no crash loop."""
     silence_s: float = 4.0
@@ -70,9 +71,9 @@ class Found:
 async def soak(daemon: Daemon, plan: Plan) -> Found:
     """Load a daemon as planned."""
     found, began, chance = Found(), time.monotonic(), random.Random(2026)
-    while (left := plan.seconds - since(began)) > 0:
+    for _ in range(plan.shifts):
         async with httpx2.AsyncClient(base_url=daemon.url, timeout=120, trust_env=False) as http:
-            seen = Seen(min(plan.shift_s, left), found.counts, found.losses)
+            seen = Seen(plan.shift_s, found.counts, found.losses)
             await asyncio.gather(
                 *(Talker(http, kind, number, seen).talk() for number, kind in enumerate(TALKERS)),
                 *(ask(http, request, seen) for request in REQUESTS),

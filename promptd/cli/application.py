@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from promptd.cli import completion
 from promptd.cli.output import open_missing_streams, print_error
 from promptd.errors import PromptdError
 
@@ -82,7 +83,11 @@ def run(words: Sequence[str]) -> None:
     """Run the command line; every way out is an exit code and at most one line."""
     open_missing_streams()
     try:
-        application(words)(args=words)
+        completion.mend_zsh_script()
+        if os.environ.get("_PROMPTD_COMPLETE") == "complete_bash":
+            completion.complete_for_bash(application())
+        else:
+            application(words)(args=words)
     except PromptdError as error:
         print_error(str(error))
         sys.exit(error.exit_code)

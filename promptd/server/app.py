@@ -16,7 +16,7 @@ from promptd.server import documents
 from promptd.server.chat import chat_router
 from promptd.server.completions import completions_router
 from promptd.server.conversations import Conversations
-from promptd.server.doors import HostAllowList, Limits
+from promptd.server.doors import CurlBodies, HostAllowList, Limits
 from promptd.server.embeddings import embeddings_router
 from promptd.server.errors import install_error_handlers
 from promptd.server.guest_routes import guest_router
@@ -114,5 +114,6 @@ def _doors(settings: Settings, turns: Turns, keys: KeyRing, names: Iterable[str]
         Middleware(SocketOrigins, origins=server.origins),
         *([origins] if server.origins else []),
         Middleware(KeyDoor, keys=keys),
+        Middleware(CurlBodies),
         Middleware(Limits, limit=server.max_body, uploads={"/v1/guests": settings.uploads.max_size}),
     ]

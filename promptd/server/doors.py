@@ -1,4 +1,4 @@
-"""What every request passes before it reaches a route: the Host header's allow-list and the limits on bodies."""
+"""What every request passes before it reaches a route: the Host header's allow-list, and what bodies may be."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from promptd.errors import SecurityDenied, TooLarge
-from promptd.server.errors import error_body
+from promptd.server.errors import OLLAMA_PREFIX, error_body
 
 MAX_BODY_BYTES = 16 * 1024**2
 """A body larger than this is refused; the longest context of today's models is a few MiB of text."""
@@ -26,6 +26,9 @@ MAX_JSON_DEPTH = 64
 
 BODY_S = 30.0
 """How long the next part of a body may take."""
+
+_BROWSERS = frozenset({"origin", "referer", "sec-fetch-site"})
+"""Headers of which a browser sends one at least with a form."""
 
 _JSON_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
 
@@ -67,6 +70,25 @@ class HostAllowList:
             name = name.lower().rstrip(".")
             return name in self._names or name.endswith(self._endings)
         return True
+
+
+class CurlBodies:
+    """Takes bodies on Ollama's routes for JSON that curl calls a form's, as Ollama's documentation sends them.
+
+    A form of a foreign web page looks like that too, but browsers say where it comes from.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith(OLLAMA_PREFIX):
+            headers = Headers(scope=scope)
+            kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+            if kind in ("", "application/x-www-form-urlencoded") and not any(name in headers for name in _BROWSERS):
+                others = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
+                scope["headers"] = [*others, (b"content-type", b"application/json")]
+        await self._app(scope, receive, send)
 
 
 class Limits:

@@ -34,6 +34,7 @@ _log = logging.getLogger("promptd.request")
 def write_logs(form: Literal["console", "json"]) -> None:
     """Write the log of this process to standard error: `json` has one object in each line, from INFO up."""
     logging.getLogger("promptd").addHandler(recent)
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of each piece that a client has not waited for
     if form == "console":  # as the command line has set it up; the requests are kept, and not printed
         level = logging.getLogger().level
         for printing in logging.getLogger().handlers:

@@ -57,6 +57,18 @@ def test_what_no_model_can_do_here_is_refused(served: Served, fields: dict[str, 
     assert served.http.post("/api/chat", json=body).status_code == (200 if "suffix" in fields else 400)
 
 
+def test_curl_is_understood_and_forms_of_web_pages_are_not(served: Served) -> None:
+    body = b'{"model": "echo", "prompt": "hi", "stream": false}'
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    for headers in (form, {}):
+        assert served.http.post("/api/generate", content=body, headers=headers).json()["response"] == "hi"
+    for header, value in (("Origin", "null"), ("Referer", "https://evil.example/"), ("Sec-Fetch-Site", "cross-site")):
+        refused = served.http.post("/api/generate", content=body, headers={**form, header: value})
+        assert refused.status_code == 400 and "Content-Type" in refused.json()["error"]
+    assert served.http.post("/api/generate", content=body, headers={"Content-Type": "text/plain"}).status_code == 400
+    assert served.http.post("/v1/completions", content=body, headers=form).status_code == 400
+
+
 def test_an_empty_prompt_loads_the_model(client: ollama.Client) -> None:
     assert client.generate("chat", "").done_reason == "load"
     assert "chat" in [model.model for model in client.ps().models]

@@ -140,7 +140,7 @@ def ollama_router(conversations: Conversations) -> APIRouter:
         keep_alive(conversations, model, body.keep_alive)
         if body.stream:
             return await stream(request, turn, lines)
-        completion = await whole(request, turn)
+        completion = await whole(request, turn, lines.heard)
         said, calls = read_calls(completion.text, tools)
         return JSONResponse({**lines.last(completion), **lines.content(said, calls)})
 
@@ -181,8 +181,12 @@ class _Lines:
     def begin(self) -> bytes:
         return b""
 
-    def piece(self, text: str) -> bytes:
+    def heard(self) -> None:
+        """Note that a piece has come: from the first on, the reply is being made."""
         self._first = self._first or time.perf_counter_ns()
+
+    def piece(self, text: str) -> bytes:
+        self.heard()
         said = self._reader.feed(text)
         return _encoded(self.line(said)) if said else b""
 

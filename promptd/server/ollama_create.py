@@ -116,15 +116,17 @@ def ollama_create_router(made: MadeGraphs) -> APIRouter:
             Response(json.dumps(done) + "\n", media_type="application/x-ndjson") if body.stream else JSONResponse(done)
         )
 
-    @router.post("/copy")
-    async def copy(body: CopyBody) -> None:
+    @router.post("/copy", response_class=Response)
+    async def copy(body: CopyBody) -> Response:
         """Make a graph that is as another, or of a pulled model."""
         await asyncio.to_thread(made.make, _name(body.destination), _name(body.source), {})
+        return Response()
 
-    @router.delete("/delete")
-    async def delete(body: DeleteBody) -> None:
+    @router.delete("/delete", response_class=Response)
+    async def delete(body: DeleteBody) -> Response:
         """Delete a graph that was made, or a pulled model that no graph has."""
         await asyncio.to_thread(made.delete, _name(body.model or body.name))
+        return Response()
 
     return router
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
@@ -56,11 +56,11 @@ def sse(data: Any, event: str | None = None, id: str | None = None) -> bytes:
     return format_sse_event(data_str=json.dumps(data, ensure_ascii=False, separators=(",", ":")), event=event, id=id)
 
 
-async def whole(request: Request, turn: Turn) -> Completion:
-    """Wait for the whole reply; raises the PromptdError that ended it."""
+async def whole(request: Request, turn: Turn, heard: Callable[[], None] = lambda: None) -> Completion:
+    """Wait for the whole reply, and call `heard` at each piece of it; raises the PromptdError that ended it."""
     async with cancelled_when_left(request, turn):
         while not isinstance(event := await turn.next(), Completion):
-            pass
+            heard()
     return event
 
 

@@ -23,6 +23,8 @@ def test_chat_answers_as_openais_route(client: ollama.Client, served: Served) ->
     assert reply.message.content == direct["choices"][0]["message"]["content"]
     assert (reply.done, reply.done_reason) == (True, "length")
     assert (reply.eval_count, reply.prompt_eval_count) == (12, direct["usage"]["prompt_tokens"])
+    assert reply.eval_duration and reply.prompt_eval_duration and reply.total_duration
+    assert reply.eval_duration + reply.prompt_eval_duration == reply.total_duration, "clients divide by them"
 
 
 def test_chat_streams(client: ollama.Client) -> None:

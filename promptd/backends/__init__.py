@@ -14,12 +14,12 @@ Open = Callable[[Path, GraphSettings, EngineSettings, Path | None], Graph]
 
 def _ggml(path: Path, settings: GraphSettings, engine: EngineSettings, draft: Path | None) -> Graph:
     from promptd.backends.ggml import GgmlGraph
-    from promptd.graphs.gguf import read_gguf
+    from promptd.backends.gguf_shape import read_shape
 
-    read_gguf(path)  # files from strangers have crashed llama.cpp, which would see this one next
+    shape = read_shape(path)  # files from strangers have crashed llama.cpp, which would see this one next
     if draft is not None:
-        read_gguf(draft)
-    return GgmlGraph(path, settings, engine, draft=draft)
+        read_shape(draft)
+    return GgmlGraph(path, settings, engine, draft=draft, shape=shape)
 
 
 def _onnx(path: Path, settings: GraphSettings, engine: EngineSettings, draft: Path | None) -> Graph:

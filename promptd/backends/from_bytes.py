@@ -14,7 +14,6 @@ from pathlib import Path
 from promptd.backends.base import Graph
 from promptd.config import EngineSettings, GraphSettings
 from promptd.errors import InvalidArgument, InvalidEncoding, PromptdError, TooLarge
-from promptd.graphs.gguf import read_gguf
 
 GGUF = b"GGUF"
 PRELOAD = b"preload:"
@@ -53,13 +52,14 @@ def open_bytes(builders: Sequence[bytes], encoding: str, limit: int, deadline: f
 
 def _open_gguf(model: bytes) -> Graph:
     from promptd.backends.ggml import GgmlGraph
+    from promptd.backends.gguf_shape import read_shape
 
     with tempfile.TemporaryDirectory(prefix="promptd-") as folder:
         path = Path(folder) / "model.gguf"
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123 - its mode
             file.write(model)
         try:
-            read_gguf(path)
-            return GgmlGraph(path, GraphSettings(model=MODEL_NAME), GUEST_MODEL_ENGINE, kv_bytes=GUEST_MODEL_KV_BYTES)
+            settings, shape = GraphSettings(model=MODEL_NAME), read_shape(path)
+            return GgmlGraph(path, settings, GUEST_MODEL_ENGINE, kv_bytes=GUEST_MODEL_KV_BYTES, shape=shape)
         except PromptdError as error:
             raise type(error)(str(error).replace(str(path), MODEL_NAME).replace(path.name, MODEL_NAME)) from error

@@ -25,6 +25,7 @@ from promptd.engine.adapters import Adapters
 from promptd.engine.client import Engine
 from promptd.engine.conversation import Conversation
 from promptd.engine.crashes import Crashes
+from promptd.engine.kv_size import ModelShape
 from promptd.engine.memory import MemoryBudget
 from promptd.engine.messages import POOLING_MODEL_OR_MEAN
 from promptd.engine.reply import Reply
@@ -81,15 +82,17 @@ class GgmlGraph:
         *,
         kv_bytes: int | None = None,
         draft: Path | None = None,
+        shape: ModelShape | None = None,
     ) -> None:
         """Load the model, or take it from a graph that has it loaded; raises what Engine raises.
 
-        `kv_bytes` limits the KV cache of a model nobody vouches for; `draft` is the file of the draft model.
+        `kv_bytes` limits the KV cache of a model nobody vouches for; `draft` is the file of the draft model; `shape` is
+        what the file says of its KV cache.
         """
         self._settings = settings
         self._key: EngineKey = (path.resolve(), settings.target, settings.context, engine, kv_bytes, draft)
         self._path = path
-        self._engine = _ENGINES.acquire(self._key, path)
+        self._engine = _ENGINES.acquire(self._key, path, shape)
         self._lease = weakref.finalize(self, _release_soon, self._key)
         self._lease.atexit = False
         self._original: GgmlGraph | None = None
@@ -232,7 +235,7 @@ class _Engines:
         self._crashes: dict[EngineKey, Crashes] = {}
         """Of models that have crashed lately: one that crashes whenever it is loaded is given up, too."""
 
-    def acquire(self, key: EngineKey, path: Path) -> Engine:
+    def acquire(self, key: EngineKey, path: Path, shape: ModelShape | None) -> Engine:
         """Return the engine for `key`, loading it from `path`, a name of the same file, if nobody has."""
         with self._lock:
             shared = self._shared.setdefault(key, _Shared(threading.Lock()))
@@ -251,6 +254,7 @@ class _Engines:
                         context=context,
                         kv_bytes=kv_bytes,
                         draft=draft,
+                        shape=shape,
                         budget=self._budget,
                         crashes=crashes,
                     )

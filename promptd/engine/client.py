@@ -25,6 +25,7 @@ from promptd.config import EngineSettings
 from promptd.engine.adapters import Adapters
 from promptd.engine.conversation import Conversation
 from promptd.engine.crashes import Crashes
+from promptd.engine.kv_size import ModelShape, kv_cells
 from promptd.engine.link import Link
 from promptd.engine.memory import Claim, MemoryBudget
 from promptd.engine.messages import (
@@ -93,6 +94,7 @@ class Engine:
         context: int | None = None,
         kv_bytes: int | None = None,
         draft: Path | None = None,
+        shape: ModelShape | None = None,
         budget: MemoryBudget | None = None,
         crashes: Crashes | None = None,
     ) -> None:
@@ -101,9 +103,10 @@ class Engine:
         `context` is how many tokens one conversation can hold; None is the model's own limit, or the KV cache if
         that is smaller. `kv_bytes` limits the KV cache of a model nobody vouches for. `draft` is a small model of
         the same vocabulary, which guesses for this one; InvalidArgument when it cannot. Engines with the same
-        `budget` make room for each other, as `settings.memory` says. `crashes` are those of the model's workers
-        before. Raises NotFound, InvalidEncoding, UnsupportedOperation, TooLarge when that limit or `settings.memory`
-        is too low, Busy while others are in use, or RuntimeFailure with llama.cpp's cause.
+        `budget` make room for each other, as `settings.memory` says; before it is loaded, a model counts as its file
+        and what KV cache its `shape` needs. `crashes` are those of its workers before. Raises NotFound,
+        InvalidEncoding, UnsupportedOperation, TooLarge when that limit or `settings.memory` is too low, Busy while
+        others are in use, or RuntimeFailure with llama.cpp's cause.
         """
         self.path = path
         self._start = Start(
@@ -143,8 +146,9 @@ class Engine:
         self._closed = False
         self._budget = budget or MemoryBudget()
         self._memory = settings.memory
-        self._model_bytes, self._kv_bytes = _size(path) + (0 if draft is None else _size(draft)), 0
-        """What the worker takes; of the KV cache that is known once it has been loaded."""
+        self._model_bytes = _size(path) + (0 if draft is None else _size(draft))
+        self._kv_bytes = 0 if shape is None else kv_cells(self._start, shape) * shape.kv_cell_bytes
+        """What the worker takes, by what the files say, until it has been loaded and says it itself."""
         with self._start_lock:
             self._start_worker()
 
@@ -349,7 +353,7 @@ class Engine:
             self._budget.release(claim)
             raise
         self.info: EngineInfo = link.open()
-        self._model_bytes, self._kv_bytes = self.info.model_bytes, self.info.kv_bytes
+        self._model_bytes, self._kv_bytes = self.info.model_bytes + self.info.draft_bytes, self.info.kv_bytes
         try:
             self._budget.settle(claim, model=self._model_bytes, kv=self._kv_bytes)
         except PromptdError:

@@ -29,6 +29,8 @@ class DraftModel:
         self._context = llama.Context(
             model, cells=cells, sequences=SEQUENCES, step_tokens=step_tokens, threads=threads, offload=offload
         )
+        self.bytes = model.size + self._context.cells * model.kv_cell_bytes
+        """What its weights and its KV cache take."""
         self._step_tokens = step_tokens
         self._batch = llama.Batch(step_tokens)
         self._ends = frozenset(model.vocabulary.ends)

@@ -7,25 +7,18 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
+import msgspec
+
 from promptd.engine import llama
 from promptd.engine.draft_model import SEQUENCES, DraftModel, check_draft
-from promptd.engine.memory import available_memory
+from promptd.engine.kv_size import ModelShape, kv_cells
 from promptd.engine.messages import Start
 from promptd.engine.statistics import EngineInfo
 from promptd.engine.template import JinjaTemplate
-from promptd.errors import InvalidEncoding, NotFound, RuntimeFailure, TooLarge, UnsupportedOperation
+from promptd.errors import InvalidEncoding, NotFound, RuntimeFailure, UnsupportedOperation
 
 GGUF_MAGIC = b"GGUF"
-DEFAULT_CELLS = 16_384
-"""KV cells when nobody says: four conversations of 4,096 tokens; llama.cpp touches every page of it at start-up, so
-more costs time.
-"""
-KV_MEMORY_SHARE = 4
-"""Unless told otherwise the KV cache takes at most one part in this many of the memory that is available."""
 FINGERPRINT_BYTES = 1024**2
-MIN_CELLS = 512
-CELL_STEP = 256
-"""llama.cpp rounds the cache up to this many cells (llama-context.cpp)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +46,7 @@ def load(start: Start) -> Loaded:
         raise kind(f"llama.cpp cannot load {path.name}: {error}") from error
     if not model.generates:
         raise UnsupportedOperation(f"{path.name} ({model.description}) is not a model that continues text")
-    cells = _cells(start, model)
+    cells = kv_cells(start, ModelShape(model.n_ctx_train, model.kv_cell_bytes))
     threads = start.threads or physical_cores()
     try:
         context = llama.Context(
@@ -71,7 +64,10 @@ def load(start: Start) -> Loaded:
             " set a smaller kv-tokens"
         ) from error
     info = _describe(start, model, context, offload=offload, threads=threads)
-    return Loaded(model, context, info, _load_draft(start, model, info) if start.draft else None)
+    if start.draft is None:
+        return Loaded(model, context, info)
+    draft = _load_draft(start, model, info)
+    return Loaded(model, context, msgspec.structs.replace(info, draft_bytes=draft.bytes), draft)
 
 
 def _load_draft(start: Start, model: llama.Model, info: EngineInfo) -> DraftModel:
@@ -163,25 +159,6 @@ def fingerprint(path: Path) -> bytes:
     with path.open("rb") as file:
         head = file.read(FINGERPRINT_BYTES)
     return blake2b(head + f"{status.st_size} {status.st_mtime_ns}".encode(), digest_size=32).digest()
-
-
-def _cells(start: Start, model: llama.Model) -> int:
-    """Return how many cells to ask for: what the operator says, else what the graph's context needs and memory
-    allows.
-    """
-    if start.kv_bytes is not None:
-        cells = min(start.kv_tokens or DEFAULT_CELLS, start.kv_bytes // max(1, model.kv_cell_bytes))
-        if cells < MIN_CELLS:
-            raise TooLarge(
-                f"{Path(start.path).name} needs {model.kv_cell_bytes} bytes of KV cache for each token,"
-                f" and all of it may take {start.kv_bytes}"
-            )
-        return cells // CELL_STEP * CELL_STEP
-    if start.kv_tokens is not None:
-        return start.kv_tokens
-    wanted = max(DEFAULT_CELLS, min(start.context or 0, model.n_ctx_train))
-    affordable = available_memory() // KV_MEMORY_SHARE // max(1, model.kv_cell_bytes)
-    return max(MIN_CELLS, -(min(wanted, affordable) // -CELL_STEP) * CELL_STEP)
 
 
 def physical_cores() -> int:

@@ -33,6 +33,8 @@ class EngineInfo(msgspec.Struct, frozen=True):
     """Sentences for the operator."""
     takes_tools: bool = False
     """Whether the model's own chat template presents tools; for other models they are put in words."""
+    draft_bytes: int = 0
+    """What a draft model and its KV cache take."""
     llama_commit: str = ""
     """The commit of llama.cpp's ggml."""
 

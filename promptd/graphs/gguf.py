@@ -150,6 +150,11 @@ class Header:
         value = self._metadata.get(key)
         return value if isinstance(value, str) else None
 
+    def number(self, key: str) -> int | None:
+        """Return a whole number; None where the file does not say, or says something else, an array for example."""
+        value = self._metadata.get(key)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
     def kind(self, key: str) -> int | None:
         """Return the value type of a key; None where there is no such key."""
         return self._kinds.get(key)

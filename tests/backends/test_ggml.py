@@ -13,7 +13,7 @@ from promptd.backends.ggml import GgmlGraph
 from promptd.backends.sampling import sampling_of
 from promptd.chat import ChatOptions, Completion, Message, StopReason
 from promptd.config import EngineSettings, GraphSettings
-from promptd.engine import crashes, link
+from promptd.engine import crashes, process
 from promptd.engine.options import Sampling
 from promptd.errors import InvalidArgument, InvalidEncoding, PromptdError, RuntimeFailure
 
@@ -192,7 +192,7 @@ def test_a_model_that_crashes_whenever_it_is_loaded_is_given_up(smollm2: Path, m
     settings, engine = GraphSettings(model="smollm2"), ENGINE.model_copy(update={"queue": 7})
     monkeypatch.setattr(crashes, "BACK_OFF_S", (0.0, 0.0, 0.0))
     with monkeypatch.context() as crashing:
-        crashing.setattr(link, "_BOOT", "import os; os.abort()")
+        crashing.setattr(process, "_BOOT", "import os; os.abort()")
         for _ in range(crashes.MAX_CRASHES):
             with pytest.raises(RuntimeFailure, match="was killed by SIGABRT while it loaded"):
                 GgmlGraph(smollm2, settings, engine)

@@ -25,6 +25,7 @@ STORY = Sampling(temperature=0, max_tokens=24, ignore_end=True)
 
 def test_a_draft_model_saves_steps_on_text_that_repeats_nothing(smollm2: Path) -> None:
     with Engine(smollm2, GUESSING, context=512, draft=smollm2) as guessing:
+        assert guessing.info.draft_bytes > guessing.info.model_bytes, "its weights, and its KV cache"
         conversation = guessing.conversation("guest")
         before = guessing.stats()
         reply = conversation.send([Message("user", "Tell me a story.")], STORY).result()

@@ -11,11 +11,14 @@ import pytest
 from exact import EXACT, GREEDY
 from tiny_model import write_tiny_model
 
+from promptd.backends.gguf_shape import read_shape
 from promptd.chat import Completion, Message
+from promptd.engine import process
 from promptd.engine.client import Engine
+from promptd.engine.kv_size import kv_cells
 from promptd.engine.memory import MemoryBudget, available_memory
 from promptd.engine.options import Sampling
-from promptd.errors import Busy, TooLarge
+from promptd.errors import Busy, RuntimeFailure, TooLarge
 
 Ask = Callable[..., Completion]
 Load = Callable[..., Engine]
@@ -36,7 +39,8 @@ def load(tmp_path: Path) -> Iterator[Load]:
 
         def load(name: str, memory: int | None) -> Engine:
             path = write_tiny_model(tmp_path / f"{name}.gguf")
-            return stack.enter_context(Engine(path, EXACT.model_copy(update={"memory": memory}), budget=budget))
+            settings = EXACT.model_copy(update={"memory": memory})
+            return stack.enter_context(Engine(path, settings, shape=read_shape(path), budget=budget))
 
         yield load
 
@@ -88,6 +92,25 @@ def test_a_model_larger_than_the_budget_is_refused(load: Load, one: int) -> None
     with pytest.raises(TooLarge, match=r"second.gguf takes .* raise \[engine\] memory"):
         load("second", 50_000)
     assert loaded(first) == [True], "nothing was unloaded in vain"
+
+
+def test_room_is_made_before_a_model_is_loaded_for_the_first_time(
+    load: Load, one: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = load("first", one * 3 // 2)
+    with monkeypatch.context() as crashing:
+        crashing.setattr(process, "_BOOT", "import os; os.abort()")
+        with pytest.raises(RuntimeFailure, match=r"SIGABRT while it loaded second\.gguf"):
+            load("second", one * 3 // 2)
+    assert loaded(first) == [False]
+    assert loaded(load("third", one * 3 // 2)) == [True], "what the second took was given back"
+
+
+def test_a_model_counts_before_it_is_loaded_as_it_does_after(tmp_path: Path) -> None:
+    path = write_tiny_model(tmp_path / "tiny.gguf")
+    engine = Engine(path, EXACT.model_copy(update={"kv_tokens": 1000}), shape=(shape := read_shape(path)))
+    with engine:
+        assert kv_cells(engine._start, shape) * shape.kv_cell_bytes == engine.info.kv_bytes
 
 
 def test_a_model_that_comes_without_a_budget_keeps_to_that_of_the_others(load: Load, one: int) -> None:

@@ -19,6 +19,14 @@ the model, or the system for want of memory, which would go on for ever.
 BACK_OFF_S = (0.0, 0.5, 2.0)
 """Pause before a start, by crashes within the window."""
 
+_OUT_OF_MEMORY = (
+    "MemoryError",
+    "std::bad_alloc",
+    "GGML_ASSERT(ctx->mem_buffer != NULL)",
+    "failed to map segment from shared object",
+    "Memory allocation still failed",
+)
+"""What Python, C++, ggml, the dynamic linker and OpenBLAS say last when they get no memory."""
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)
 """Signals that no library raises in its own process."""
 
@@ -30,7 +38,9 @@ def was_killed(status: int) -> bool:
 
 def cause_of(status: int, last_words: str = "") -> str:
     """Return how a process ended that wrote `last_words` to standard error, as the rest of a sentence about it."""
-    said = f" ({last_words})" if last_words else ""
+    if any(sign in last_words for sign in _OUT_OF_MEMORY):
+        last_words = "out of memory"
+    said = f" ({last_words.strip()})" if last_words else ""
     if status >= 0:
         return f"ended with status {status}{said}"
     try:

@@ -66,6 +66,9 @@ def main(descriptor: int) -> int:
     except ProtocolError as error:
         sys.stderr.write(f"the parent sent what is no message: {error}\n")
         return 2
+    except MemoryError:
+        sys.stderr.write("MemoryError\n")
+        return 3
 
 
 def _serve(channel: Channel[Command], core: Core) -> None:

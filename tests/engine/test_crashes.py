@@ -57,6 +57,7 @@ def test_what_kills_from_outside_counts_less() -> None:
 
 def test_how_a_process_ended_is_the_rest_of_a_sentence() -> None:
     assert cause_of(-signal.SIGABRT, "GGML_ASSERT failed") == "was killed by SIGABRT (GGML_ASSERT failed)"
+    assert cause_of(-signal.SIGABRT, "  what():  std::bad_alloc") == "was killed by SIGABRT (out of memory)"
     assert cause_of(-63) == "was killed by signal 63"
     assert cause_of(1) == "ended with status 1"
     assert was_killed(-signal.SIGKILL)

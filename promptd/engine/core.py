@@ -183,7 +183,7 @@ class Core:
             for generation in self._scheduler.expired(time.monotonic())
         ]
         step = self._speculation.extend(self._scheduler.schedule())
-        return [*events, *(self._decode(step) if step else ()), *self._raw.embed()]
+        return [*events, *(self._decode(step) if step else ()), *self._raw.embed(self._stepper.threads)]
 
     def _decode(self, step: list[Work]) -> list[Event]:
         try:

@@ -104,6 +104,17 @@ class Embedder:
         for job in [job for job in self._running if job.call == call]:
             self._release(job)
 
+    @property
+    def threads(self) -> int:
+        """Threads that compute a step."""
+        return self._threads if self._context is None else self._context.threads
+
+    def set_threads(self, threads: int) -> None:
+        """Compute the steps from now on by so many threads."""
+        self._threads = threads
+        if self._context is not None:
+            self._context.set_threads(threads)
+
     def step(self, most: int | None = None) -> list[tuple[int, Outcome]]:
         """Make one step, of `most` tokens where texts can come in chunks; return what is done or failed, by call."""
         ended: list[tuple[int, Outcome]] = []

@@ -72,6 +72,15 @@ class EmbeddingContext:
             _llama.llama_free(self._handle)
             self._handle = None
 
+    @property
+    def threads(self) -> int:
+        """Threads that compute a step."""
+        return int(_llama.llama_n_threads(self._handle))
+
+    def set_threads(self, threads: int) -> None:
+        """Compute the steps from now on by so many threads."""
+        _llama.llama_set_n_threads(self._handle, threads, threads)
+
     def remove(self, sequence: int) -> None:
         """Forget the tokens of a text."""
         if self._memory:

@@ -139,10 +139,11 @@ class RawCalls:
         self._let_go(generation)
         return Failed(generation.call, code_of(error).name, str(error))
 
-    def embed(self) -> list[Event]:
-        """Work on embeddings for one step, which replies that are being made hardly notice."""
+    def embed(self, threads: int) -> list[Event]:
+        """Work on embeddings for one step of so many threads, which replies that are being made hardly notice."""
         if not self._embedder.busy:
             return []
+        self._embedder.set_threads(threads)
         return [
             Failed(call, code_of(outcome).name, str(outcome))
             if isinstance(outcome, PromptdError)

@@ -145,6 +145,14 @@ def test_what_cannot_be_embedded_is_refused(model: llama.Model, embedder: Embedd
         embedder.submit(100, array("i", [5]), POOLING_MEAN, None)
 
 
+def test_embeddings_are_computed_by_as_many_threads_as_the_replies_are(embedder: Embedder) -> None:
+    for threads in (2, 1):
+        embedder.set_threads(threads)
+        embedder.submit(threads, array("i", [500] * 3), POOLING_MEAN, None)
+        finished(embedder)
+        assert embedder.threads == threads, "as llama.cpp says of the context that is there then"
+
+
 def test_an_engine_takes_many_texts_at_once_and_fails_them_together(engine: Engine) -> None:
     texts = [engine.tokenize(text.encode()) for text in TEXTS]
     together = engine.embed_all(texts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 from exact import EXACT, GREEDY
 from tiny_model import write_tiny_model
+from waiting import wait_until
 
 from promptd.backends.gguf_shape import read_shape
 from promptd.chat import Completion, Message
@@ -43,15 +43,6 @@ def load(tmp_path: Path) -> Iterator[Load]:
             return stack.enter_context(Engine(path, settings, shape=read_shape(path), budget=budget))
 
         yield load
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for what happens in another process."""
-    for _ in range(600):
-        if condition():
-            return
-        time.sleep(0.05)
-    pytest.fail("it did not happen within 30 s")
 
 
 def loaded(*engines: Engine) -> list[bool]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from exact import EXACT, GREEDY
+from waiting import wait_until
 
 from promptd import cli
 from promptd.chat import Completion, Message
@@ -33,15 +34,6 @@ def kill_worker(engine: Engine, how: signal.Signals = signal.SIGKILL) -> int:
     assert pid is not None
     os.kill(pid, how)
     return pid
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for what happens in another process; pytest's own patience is the limit."""
-    for _ in range(600):
-        if condition():
-            return
-        time.sleep(0.05)
-    pytest.fail("it did not happen within 30 s")
 
 
 def is_running(pid: int) -> bool:

@@ -8,11 +8,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from time import monotonic, sleep
 from typing import Any
 
 import httpx2
 from openai import OpenAI
+from waiting import PATIENCE_S
+from waiting import wait_until as wait_until
 
 from promptd.backends.ggml import GgmlGraph
 from promptd.backends.graphs import Graphs
@@ -21,8 +22,6 @@ from promptd.engine.statistics import EngineStats
 from promptd.graphs.store import Store
 from promptd.server.daemon import Daemon, listen
 from promptd.wasm.host import Host
-
-PATIENCE_S = 60
 
 
 @dataclass(frozen=True)
@@ -84,14 +83,6 @@ def serving(
         finally:
             daemon.stop()
             thread.join()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for what happens soon in another thread; fails when it does not."""
-    deadline = monotonic() + PATIENCE_S
-    while not condition():
-        assert monotonic() < deadline, "it did not happen"
-        sleep(0.01)
 
 
 def _events(response: httpx2.Response) -> Iterator[tuple[str, Any]]:

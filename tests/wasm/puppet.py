@@ -5,10 +5,11 @@ open.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 from wasmtime import Instance, Linker, Memory, Module, Store, wat2wasm
 
 from promptd.backends.base import Graph
@@ -170,3 +171,10 @@ class Errno(Exception):
 def check(status: int) -> None:
     if status:
         raise Errno(status)
+
+
+def errno_of(call: Callable[[], Any]) -> int:
+    """Return the errno with which a call fails."""
+    with pytest.raises(Errno) as raised:
+        call()
+    return raised.value.number

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from guest_host import Host
-from puppet import F32, F64, I32, I64, LEGACY, SPECIFIED, U8, Errno, Puppet
+from puppet import F32, F64, I32, I64, LEGACY, SPECIFIED, U8, Puppet, errno_of
 
 from promptd.backends.echo import EchoGraph
 from promptd.errors import UnsupportedOperation
@@ -41,12 +41,6 @@ def guest(make: Callable[..., Puppet]) -> Puppet:
 def plain(make: Callable[..., Puppet]) -> Puppet:
     """A guest that imports the functions of the specification only."""
     return make(names=SPECIFIED)
-
-
-def errno_of(call: Callable[[], Any]) -> int:
-    with pytest.raises(Errno) as raised:
-        call()
-    return raised.value.number
 
 
 def test_an_echo_graph_gives_back_what_it_is_given(plain: Puppet) -> None:

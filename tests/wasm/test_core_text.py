@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from puppet import SPECIFIED, U8, Errno, Puppet
+from puppet import SPECIFIED, U8, Errno, Puppet, errno_of
 
 from promptd.backends.ggml import GgmlGraph
 from promptd.config import EngineSettings, GraphSettings
@@ -55,12 +55,6 @@ def make(runtime: Runtime, graph: GgmlGraph) -> Iterator[Callable[..., Puppet]]:
 @pytest.fixture
 def guest(make: Callable[..., Puppet]) -> Puppet:
     return make()
-
-
-def errno_of(call: Callable[[], Any]) -> int:
-    with pytest.raises(Errno) as raised:
-        call()
-    return raised.value.number
 
 
 def metadata(guest: Puppet, context: int) -> dict[str, Any]:

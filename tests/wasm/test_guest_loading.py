@@ -179,18 +179,9 @@ def test_start_functions_that_never_end_do_not_hold_up_loading(runtime: Runtime,
 
 def sleeping_start(seconds: int) -> str:
     return f"""(component
-  (import "wasi:io/poll@0.2.0" (instance $poll
-    (export "pollable" (type $p (sub resource)))
-    (export "[method]pollable.block" (func (param "self" (borrow $p))))))
-  (alias export $poll "pollable" (type $pollable))
-  (import "wasi:clocks/monotonic-clock@0.2.0" (instance $clock
-    (alias outer 1 $pollable (type $p0)) (export "pollable" (type $p (eq $p0)))
-    (export "subscribe-duration" (func (param "when" u64) (result (own $p))))))
-  (core func $after (canon lower (func $clock "subscribe-duration")))
-  (core func $block (canon lower (func $poll "[method]pollable.block")))
+  {wat.SLEEP}{wat.SLEEP_LOWERINGS}
   (core module $m
-    (import "" "after" (func $after (param i64) (result i32)))
-    (import "" "block" (func $block (param i32)))
+    {wat.SLEEP_GIVEN}
     (func $s (call $block (call $after (i64.const {seconds}_000_000_000))))
     (start $s)
     (func (export "run") (result i32) (i32.const 0)))

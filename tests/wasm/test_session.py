@@ -23,15 +23,6 @@ from promptd.wasm.traps import GuestDeadline, GuestOutputLimit, GuestStopped, Gu
 LOOP = wat.command("(func $main (result i32) (loop $more (br $more)) (i32.const 0))")
 """Runs for ever, without a host call."""
 
-SLEEP = """
-  (import "wasi:io/poll@0.2.0" (instance $poll
-    (export "pollable" (type $p (sub resource)))
-    (export "[method]pollable.block" (func (param "self" (borrow $p))))))
-  (alias export $poll "pollable" (type $pollable))
-  (import "wasi:clocks/monotonic-clock@0.2.0" (instance $clock
-    (alias outer 1 $pollable (type $p0)) (export "pollable" (type $p (eq $p0)))
-    (export "subscribe-duration" (func (param "when" u64) (result (own $p))))))
-"""
 SLEEPER = wat.command(
     """
     (func $main (result i32)
@@ -39,13 +30,9 @@ SLEEPER = wat.command(
       (call $block (call $after (i64.const 2_000_000_000)))
       (i32.const 0))
     (data (i32.const 1024) "asleep")""",
-    imports=SLEEP,
-    lowerings="""
-  (core func $after (canon lower (func $clock "subscribe-duration")))
-  (core func $block (canon lower (func $poll "[method]pollable.block")))""",
-    given="""
-    (import "" "after" (func $after (param i64) (result i32)))
-    (import "" "block" (func $block (param i32)))""",
+    imports=wat.SLEEP,
+    lowerings=wat.SLEEP_LOWERINGS,
+    given=wat.SLEEP_GIVEN,
 )
 """Sleeps for two seconds inside WASI, where wasmtime cannot interrupt it."""
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import wat
 from guest_host import Host
-from test_session import SLEEP
 
 from promptd.backends.echo import EchoGraph, EchoPrompt, EchoReply
 from promptd.config import DirectoryGrant
@@ -43,13 +42,9 @@ SLEEPY_LINES = wat.command(
         (call $print (i32.load (i32.const 32)) (local.get $size))
         (br $more)))
       (i32.const 0))""",
-    imports=SLEEP,
-    lowerings="""
-  (core func $after (canon lower (func $clock "subscribe-duration")))
-  (core func $block (canon lower (func $poll "[method]pollable.block")))""",
-    given="""
-    (import "" "after" (func $after (param i64) (result i32)))
-    (import "" "block" (func $block (param i32)))""",
+    imports=wat.SLEEP,
+    lowerings=wat.SLEEP_LOWERINGS,
+    given=wat.SLEEP_GIVEN,
 )
 """Prints the first letter of a line, sleeps for 0.3 s in WASI, and prints the line."""
 

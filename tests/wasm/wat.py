@@ -52,6 +52,23 @@ STREAMS = """
   (import "wasi:cli/exit@0.2.0" (instance $exit (export "exit" (func (param "status" (result))))))
 """
 
+SLEEP = """
+  (import "wasi:io/poll@0.2.0" (instance $poll
+    (export "pollable" (type $p (sub resource)))
+    (export "[method]pollable.block" (func (param "self" (borrow $p))))))
+  (alias export $poll "pollable" (type $pollable))
+  (import "wasi:clocks/monotonic-clock@0.2.0" (instance $clock
+    (alias outer 1 $pollable (type $p0)) (export "pollable" (type $p (eq $p0)))
+    (export "subscribe-duration" (func (param "when" u64) (result (own $p))))))
+"""
+SLEEP_LOWERINGS = """
+  (core func $after (canon lower (func $clock "subscribe-duration")))
+  (core func $block (canon lower (func $poll "[method]pollable.block")))"""
+SLEEP_GIVEN = """
+    (import "" "after" (func $after (param i64) (result i32)))
+    (import "" "block" (func $block (param i32)))"""
+"""What a guest imports to sleep inside WASI: `$block` on what `$after` so many nanoseconds returns."""
+
 STREAM_LOWERINGS = """
   (core func $write (canon lower (func $streams "[method]output-stream.blocking-write-and-flush") (memory $memory)))
   (core func $read (canon lower (func $streams "[method]input-stream.blocking-read")

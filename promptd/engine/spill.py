@@ -99,7 +99,10 @@ class Spill:
         budget = self._memory_budget + self._disk_budget
         if sequence.slot is None or sequence.computed < WORTH_SPILLING or not budget:
             return
-        data = self._states.save(sequence.slot)
+        try:
+            data = self._states.save(sequence.slot)
+        except MemoryError:  # like a full disk it costs a prefill, not a conversation
+            return
         if not data or len(data) > budget:
             return
         self._token_bytes = len(data) // sequence.computed
@@ -169,8 +172,12 @@ class Spill:
         if image is None:
             return None
         began = time.monotonic()
-        data = image.data if image.data is not None else self._read(sequence, image)
-        if data is None or not self._states.restore(slot, data):
+        try:
+            data = image.data if image.data is not None else self._read(sequence, image)
+            restored = data is not None and self._states.restore(slot, data)
+        except MemoryError:
+            restored = False
+        if data is None or not restored:
             self.drop(sequence)
             self.rejected += 1
             return None

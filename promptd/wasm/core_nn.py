@@ -88,7 +88,7 @@ class CoreNn:
         graph.unloaded = True
         for context in self._nn.resources:
             if isinstance(context, CoreContext) and context.handle is graph:
-                self._nn.retire(context)
+                self._nn.meter.retire(context)
         self._by_name = {name: known for name, known in self._by_name.items() if known != handle}
         self._nn.drop(handle)
 
@@ -110,8 +110,10 @@ class CoreNn:
         graph = nn.resources.get(handle, CoreGraph)
         if graph.model is None:
             return nn.hold(CoreContext(graph, nn.open_execution(graph.graph)))
-        nn.check_contexts()
-        return nn.hold(nn.opened(TextCoreContext(graph, graph.model.context(nn.identity))))
+        nn.meter.check_contexts()
+        context = TextCoreContext(graph, graph.model.context(nn.identity))
+        nn.meter.opened()
+        return nn.hold(context)
 
     def finalize(self, handle: int) -> None:
         """Close a context."""
@@ -132,7 +134,7 @@ class CoreNn:
         context = self._context(handle)
         context.check_loaded()
         if isinstance(context, TextCoreContext):
-            self._nn.check_size(len(data))
+            self._nn.meter.check_size(len(data))
             if index == METADATA_INDEX:
                 context.text.configure(data)
             else:

@@ -27,16 +27,16 @@ def embed(nn: Nn, name: str, texts: list[str]) -> list[list[float]]:
     """
     if len(texts) > MAX_TEXTS:
         raise TooLarge(f"there are {len(texts)} texts, and the limit is {MAX_TEXTS}")
-    nn.check_size(sum(len(text.encode()) for text in texts))
+    nn.meter.check_size(sum(len(text.encode()) for text in texts))
     graph = nn.load_by_name(name).graph
     if not isinstance(graph, Embeds):
         raise UnsupportedOperation("this graph makes no embeddings")
     vectors: list[list[float]] = []
     for portion in _portions(texts):
-        left = nn.tokens_left()
+        left = nn.meter.tokens_left()
         with nn.host_call():
             made = graph.embed(portion, tokens=left, deadline=nn.deadline)
-            nn.usage += Usage(prompt=sum(each.tokens for each in made), cached=0, generated=0)
+            nn.meter.count(Usage(prompt=sum(each.tokens for each in made), cached=0, generated=0))
         vectors += [each.vector.tolist() for each in made]
     return vectors
 

@@ -16,8 +16,9 @@ from pydantic import ValidationError
 from promptd.backends.base import Configurable, Graph
 from promptd.config import GraphSettings
 from promptd.errors import InvalidArgument, NotFound, TooLarge, UnsupportedOperation
+from promptd.wasm.guest_graphs import NAME_SHOWN
 from promptd.wasm.held import LoadedGraph
-from promptd.wasm.nn import NAME_SHOWN, Nn
+from promptd.wasm.nn import Nn
 
 OPTIONS = ("temperature", "top-k", "top-p", "min-p", "repeat-penalty", "seed", "max-tokens", "stop")
 """What a guest can set. Limits are no options: what a grant forbids, no property allows."""

@@ -79,7 +79,7 @@ class Session:
     @property
     def usage(self) -> Usage:
         """The tokens of all replies the guest has got so far."""
-        return self._nn.usage
+        return self._nn.meter.usage
 
     def run(self) -> int:
         """Run a command to its end and return its exit code; raises GuestTrap."""

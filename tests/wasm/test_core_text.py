@@ -467,10 +467,10 @@ def test_the_tokens_of_a_guest_are_counted_and_limited(make: Callable[..., Puppe
     guest.set(context, TOKYO)
     prompt = metadata(guest, context)["input_tokens"]
     guest.compute(context)
-    assert guest.nn.tokens_used == prompt + 8
+    assert guest.nn.meter.tokens_used == prompt + 8
     assert guest.call("compute", context) in (0, 7)
     assert guest.call("compute", context) == 7
-    assert guest.nn.tokens_used <= 80
+    assert guest.nn.meter.tokens_used <= 80
 
 
 def test_a_prompt_that_is_larger_than_the_limit_is_refused(make: Callable[..., Puppet]) -> None:
@@ -508,7 +508,7 @@ def test_a_guest_brings_a_small_model(
     with caplog.at_level(logging.WARNING, "promptd.grants"):
         assert errno_of(lambda: guest.load_bytes(tiny_model, b'{"image": "x.png"}', encoding=6)) == 1
     assert errno_of(lambda: guest.load_bytes(tiny_model, encoding=1)) == 2, "it is no ONNX model"
-    assert not guest.nn._own_graphs or len(guest.nn._own_graphs) == 1, "what failed to load is not kept"
+    assert not guest.nn._graphs._own or len(guest.nn._graphs._own) == 1, "what failed to load is not kept"
 
 
 def test_a_model_whose_cache_would_be_too_large_is_refused(

@@ -217,6 +217,11 @@ class EngineSettings(_Settings):
     kv_quotas: Annotated[tuple[tuple[str, Quota], ...], BeforeValidator(_pairs)] = ()
     """A table by guest of quotas other than `kv_quota`."""
 
+    @property
+    def of_worker(self) -> EngineSettings:
+        """What cannot change while a worker runs: all but how guests share it."""
+        return self.model_copy(update={"weights": (), "kv_quota": None, "kv_quotas": ()})
+
 
 WASM_PAGE = 64 * 1024
 """Bytes: the least memory a guest can have."""

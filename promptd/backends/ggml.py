@@ -90,9 +90,9 @@ class GgmlGraph:
         what the file says of its KV cache.
         """
         self._settings = settings
-        self._key: EngineKey = (path.resolve(), settings.target, settings.context, engine, kv_bytes, draft)
+        self._key: EngineKey = (path.resolve(), settings.target, settings.context, engine.of_worker, kv_bytes, draft)
         self._path = path
-        self._engine = _ENGINES.acquire(self._key, path, shape)
+        self._engine = _ENGINES.acquire(self._key, path, engine, shape)
         self._lease = weakref.finalize(self, _release_soon, self._key)
         self._lease.atexit = False
         self._original: GgmlGraph | None = None
@@ -235,8 +235,10 @@ class _Engines:
         self._crashes: dict[EngineKey, Crashes] = {}
         """Of models that have crashed lately: one that crashes whenever it is loaded is given up, too."""
 
-    def acquire(self, key: EngineKey, path: Path, shape: ModelShape | None) -> Engine:
-        """Return the engine for `key`, loading it from `path`, a name of the same file, if nobody has."""
+    def acquire(self, key: EngineKey, path: Path, settings: EngineSettings, shape: ModelShape | None) -> Engine:
+        """Return the engine for `key`, loading it from `path`, a name of the same file, if nobody has; how guests share
+        it is what `settings` of the last caller say.
+        """
         with self._lock:
             shared = self._shared.setdefault(key, _Shared(threading.Lock()))
             shared.holders += 1
@@ -246,7 +248,7 @@ class _Engines:
         try:
             with shared.lock:
                 if shared.engine is None:
-                    _, target, context, settings, kv_bytes, draft = key
+                    _, target, context, _, kv_bytes, draft = key
                     shared.engine = Engine(
                         path,
                         settings,
@@ -258,6 +260,8 @@ class _Engines:
                         budget=self._budget,
                         crashes=crashes,
                     )
+                else:
+                    shared.engine.share(settings)
                 return shared.engine
         except BaseException:
             self.release(key)

@@ -100,7 +100,7 @@ def _by_name(settings: Settings) -> dict[str, tuple[GraphSettings, EngineSetting
 
 def _loads_alike(name: str, before: Settings, after: Settings) -> bool:
     """Return whether a graph has the same model, loaded in the same way, under both settings."""
-    return before.engine == after.engine and all(
+    return before.engine.of_worker == after.engine.of_worker and all(
         getattr(before.graphs[name], field) == getattr(after.graphs[name], field)
         for field in ("model", "target", "context", "draft")
     )

@@ -50,6 +50,7 @@ from promptd.engine.messages import (
     RawPieces,
     ReadStats,
     Scored,
+    Share,
     Start,
     StatsRead,
     Take,
@@ -266,6 +267,21 @@ class Engine:
     def max_embed_tokens(self) -> int:
         """Most tokens an embedding is made of."""
         return min(MAX_EMBED_TOKENS, self.info.n_ctx_train)
+
+    def share(self, settings: EngineSettings) -> None:
+        """Let guests share the model as the weights and quotas of `settings` say, from now on."""
+        share = Share(dict(settings.weights), settings.kv_quota, dict(settings.kv_quotas))
+        with self._start_lock:
+            changed = msgspec.structs.replace(
+                self._start, weights=share.weights, kv_quota=share.kv_quota, kv_quotas=share.kv_quotas
+            )
+            if changed == self._start:
+                return
+            self._start = changed
+            with self._lock:
+                link = self._link
+        if link is not None:
+            link.send(share)
 
     def stats(self) -> EngineStats:
         """Return the worker's counters; all zero while none runs."""

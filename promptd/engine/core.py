@@ -38,6 +38,7 @@ from promptd.engine.messages import (
     Rewind,
     Scored,
     Send,
+    Share,
     StatsRead,
     Take,
     Tokenize,
@@ -54,7 +55,7 @@ from promptd.engine.statistics import EngineStats, KVHolder
 from promptd.engine.stepper import Stepper
 from promptd.engine.tokenizer import Fragment, Tokenizer
 from promptd.engine.transcript import Transcript, common_prefix
-from promptd.errors import InvalidArgument, PromptdError, RuntimeFailure, TimedOut, code_of
+from promptd.errors import InvalidArgument, PromptdError, RuntimeFailure, TimedOut, TooLarge, code_of
 
 
 @dataclass(slots=True)
@@ -170,6 +171,8 @@ class Core:
                     self._rewind(dialogue, command.turns)
             case Close():
                 return self._close(command.conversation)
+            case Share():
+                return self._share(command)
             case Count():
                 return [Counted(command.call, self._tokenizer.count(command.text))]
             case ReadStats():
@@ -357,6 +360,17 @@ class Core:
         events = self._end(dialogue, StopReason.CANCELLED) if dialogue.generation else []
         self._kv.retire(dialogue.sequence)
         return events
+
+    def _share(self, command: Share) -> list[Event]:
+        """Share the model out anew. What has more tokens than its guest may hold now would never get on, and fails."""
+        self._scheduler.set_weights(command.weights)
+        self._quotas.update(command.kv_quota, command.kv_quotas)
+        replies = [dialogue.generation for dialogue in self._calls.values() if dialogue.generation]
+        return [
+            self._fail(each, TooLarge("the guest's kv-quota was lowered, and the conversation is longer than that now"))
+            for each in (*replies, *self._raw.replies)
+            if not each.limit(self._quotas.context(each.sequence.guest, self.loaded.info.context))
+        ]
 
     def _public(self, dialogue: _Dialogue, prompt: array[int]) -> int:
         """Return how many tokens at the beginning of a prompt are the operator's own, and marked as shared."""

@@ -18,7 +18,7 @@ class FairShare:
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         """`weights` are by guest, as in `of_guest`; 1 where there is none."""
-        self._weights = weights
+        self.weights = weights
         self._turns: Counter[str] = Counter()
         self._served: dict[str, float] = {}
 
@@ -51,7 +51,7 @@ class FairShare:
         return self._served.get(guest, 0.0)
 
     def _weight(self, guest: str) -> float:
-        return of_guest(self._weights, guest) or 1.0
+        return of_guest(self.weights, guest) or 1.0
 
 
 def of_guest(table: Mapping[str, float], guest: str) -> float | None:

@@ -79,6 +79,11 @@ class Generation:
             return text + self._stream.finish(), StopReason.CONTEXT_FULL
         return text, None
 
+    def limit(self, context: int) -> bool:
+        """Let prompt and reply have at most `context` tokens; false when they have as many already."""
+        self._context = min(self._context, context)
+        return len(self.sequence.tokens) < self._context
+
     @property
     def room(self) -> int:
         """How many tokens the reply can still have."""

@@ -50,6 +50,14 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     """Most bytes the KV cache may take, whatever `kv_tokens` says; None is no limit."""
 
 
+class Share(msgspec.Struct, frozen=True, tag=True):
+    """Let guests share the model in another way than `Start` said."""
+
+    weights: dict[str, float]
+    kv_quota: float | None
+    kv_quotas: dict[str, float]
+
+
 class Open(msgspec.Struct, frozen=True, tag=True):
     """A conversation, new or with its past from before the worker was restarted."""
 
@@ -174,6 +182,7 @@ class LoadAdapters(msgspec.Struct, frozen=True, tag=True):
 
 Command = (
     Start
+    | Share
     | Open
     | Send
     | Follow

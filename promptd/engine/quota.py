@@ -26,6 +26,11 @@ class Quotas:
         self._cells = cells
         self._slots = slots
 
+    def update(self, default: float | None, guests: Mapping[str, float]) -> None:
+        """Take other quotas."""
+        self._default = default
+        self._guests = guests
+
     def cells(self, guest: str) -> int | None:
         """Return how many cells `guest` may hold; None is no limit."""
         quota = of_guest(self._guests, guest) or self._default

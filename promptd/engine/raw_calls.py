@@ -76,6 +76,11 @@ class RawCalls:
         )
 
     @property
+    def replies(self) -> list[RawGeneration]:
+        """Those that have not ended, paused ones too."""
+        return list(self._sequences.running.values())
+
+    @property
     def embedding(self) -> bool:
         """Whether there is an embedding to work on."""
         return self._embedder.busy

@@ -83,6 +83,10 @@ class Scheduler:
         self.counters = Counters()
         self.throughput = Throughput()
 
+    def set_weights(self, weights: Mapping[str, float]) -> None:
+        """Serve guests by other weights from now on."""
+        self._fair.weights = weights
+
     def submit(self, generation: Generation) -> None:
         """Queue a turn; raises Busy when the queue is full."""
         self._admit_waiting()

@@ -69,8 +69,10 @@ def changes(before: Settings, after: Settings) -> list[str]:
         *_differences("guest", before.guests, after.guests),
         *_differences("key", *keys),
     ]
-    if before.engine != after.engine:
+    if before.engine.of_worker != after.engine.of_worker:
         found.append("[engine] changed, for models that are loaded from now on")
+    elif before.engine != after.engine:
+        found.append("[engine] weights or quotas changed")
     if before.uploads != after.uploads:
         found.append("[uploads] changed, which takes effect at the next start")
     for field in type(after.server).model_fields:

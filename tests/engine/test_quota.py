@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from waiting import wait_until
 
-from promptd.chat import Completion
+from promptd.chat import Completion, Message
 from promptd.config import EngineSettings
 from promptd.engine import llama
 from promptd.engine.client import Engine
 from promptd.engine.kvcache import KVCache
+from promptd.engine.messages import RawEnd
 from promptd.engine.options import Sampling
 from promptd.engine.quota import Quotas
+from promptd.engine.rawreply import RawReply
 from promptd.engine.sequence import Sequence
 from promptd.errors import TooLarge
 
@@ -143,6 +148,38 @@ def test_turns_beyond_the_quota_wait_for_each_other(rationed: Engine) -> None:
     assert [reply.result().usage.generated for reply in replies] == [20] * 3
     widths = rationed.stats().batch_widths
     assert {width for width, steps in widths.items() if steps > before.batch_widths.get(width, 0)} == {1}
+
+
+def test_another_share_holds_at_once_and_ends_what_is_beyond_it(smollm2: Path) -> None:
+    settings = EngineSettings(threads=1, step_tokens=48, kv_tokens=2048)
+    sampling = Sampling(temperature=0, max_tokens=120, ignore_end=True)
+
+    def begin(guest: str, tokens: int, ahead: int | None = None) -> RawReply:
+        reply = engine.generate(guest, array("i", [500] * tokens), sampling, ahead=ahead)
+        reply.next_piece()
+        return reply
+
+    with Engine(smollm2, settings) as engine:
+        other, short, long, paused = begin("other", 150), begin("hog", 60, 2), begin("hog", 150), begin("hog", 160, 2)
+        conversation = engine.conversation("hog", template="none")
+        told = conversation.send([Message("user", "word " * 150)], sampling)
+        next(iter(told))
+        engine.share(settings.model_copy(update={"kv_quotas": (("hog", 128.0),)}))
+        for reply in (long, paused, told):
+            with pytest.raises(TooLarge, match="kv-quota was lowered"):
+                reply.result()
+        assert conversation.turns == 0
+        assert 1 + len(list(short)) == 128 - 60
+        assert short.end is RawEnd.CONTEXT_FULL
+        assert other.result().usage.generated == 120
+        with pytest.raises(TooLarge, match="the context holds 128"):
+            engine.generate("hog", array("i", [500] * 128))
+        os.kill(engine.stats().worker_pid or 0, signal.SIGKILL)
+        wait_until(lambda: engine.stats().worker_pid is None)
+        with pytest.raises(TooLarge, match="the context holds 128"):
+            engine.generate("hog", array("i", [500] * 128))
+        engine.share(settings)
+        assert begin("hog", 150).next_piece()
 
 
 def test_a_conversation_beyond_the_quota_is_too_large_and_says_why(rationed: Engine, ask: Ask) -> None:

@@ -122,7 +122,8 @@ def test_only_an_admin_may_reload() -> None:
 def test_sessions_go_on_with_a_model_the_settings_have_lost(smollm2: Path, built_guest: Callable[[str], Path]) -> None:
     guest = GuestSettings(file=built_guest("terminal"), graphs=("chat",))
     chat = GraphSettings(model=f"file:{smollm2}", temperature=0, max_tokens=4)
-    file = _File(Settings(graphs={"chat": chat}, guests={"terminal": guest}, engine=exact_alone()))
+    exact = exact_alone()
+    file = _File(Settings(graphs={"chat": chat}, guests={"terminal": guest}, engine=exact))
     with serving(file.settings, file.read) as served:
         session, terminal = served.open(graph="chat"), served.open(guest="terminal")
         assert served.say(session, "Hi").json()["usage"]["completion_tokens"] == 4
@@ -135,6 +136,14 @@ def test_sessions_go_on_with_a_model_the_settings_have_lost(smollm2: Path, built
         assert served.complete("chat", "Hi").json()["usage"]["completion_tokens"] == 2
         assert served.say(session, "Hi").json()["usage"]["completion_tokens"] == 4, "as when it was opened"
         assert served.stats().worker_pid == worker, "other options need no other worker"
+
+        file.change(engine=file.settings.engine.model_copy(update={"kv_quota": 64.0}))
+        assert _reload(served) == ["[engine] weights or quotas changed"]
+        refused = served.complete("chat", "word " * 100)
+        assert 400 <= refused.status_code < 500 and "kv-quota" in refused.text
+        assert served.stats().worker_pid == worker, "nor do other quotas"
+        file.change(engine=exact)
+        assert _reload(served) == ["[engine] weights or quotas changed"]
 
         file.change(graphs={"echo": ECHO}, guests={})
         assert _reload(served) == ["graph chat removed", "graph echo added", "guest terminal removed"]

@@ -49,8 +49,6 @@ class Trend:
 
 KIB_A_MINUTE = 150
 """What the daemon's memory may grow by; what allocators keep differs from time to time by a megabyte or two."""
-WORKER_KIB_A_MINUTE = 1024
-"""The same of workers under load, which differ by how long they have lived."""
 HANDLES = 3
 """Threads or descriptors that there may be more of at the end; pools begin threads when they first need them."""
 
@@ -91,22 +89,21 @@ def written_kib(process: int) -> int:
 
 
 def trends(moments: Sequence[Held]) -> list[Trend]:
-    """Return the trends of the second half: of the daemon at rest, of its workers under load. Those of which there are
-    too few moments are left out.
+    """Return the trends of the daemon at rest in the second half; none where there are too few moments.
+
+    Of its workers there are none: models are unloaded in each rest, so that a worker lives for a minute at most.
     """
     if not moments:
         return []
     later = [moment for moment in moments if moment.seconds >= moments[-1].seconds / 2]
     at_rest = [moment for moment in later if moment.rests]
-    loaded = [moment for moment in later if not moment.rests and moment.workers]
     minutes = (later[-1].seconds - later[0].seconds) / 60
     rows = (
-        ("daemon_kib", at_rest, KIB_A_MINUTE * minutes),
-        ("threads", at_rest, HANDLES),
-        ("descriptors", at_rest, HANDLES),
-        ("workers_kib", loaded, WORKER_KIB_A_MINUTE * minutes),
+        ("daemon_kib", KIB_A_MINUTE * minutes),
+        ("threads", HANDLES),
+        ("descriptors", HANDLES),
     )
-    return [_trend(name, taken, limit) for name, taken, limit in rows if len(taken) >= ENOUGH]
+    return [_trend(name, at_rest, limit) for name, limit in rows] if len(at_rest) >= ENOUGH else []
 
 
 def _trend(name: str, moments: Sequence[Held], limit: float) -> Trend:

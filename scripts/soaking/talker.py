@@ -84,7 +84,7 @@ class Talker:
             await self._seen.pause(self._chance.uniform(0.0, 0.1))
 
     async def _turn(self, told: Told) -> bool:
-        """Ask until there is an answer; False when the shift ends before, or the session is lost."""
+        """Ask until there is an answer; False when the shift ends before, or the session cannot be gone on with."""
         number = len(told.lengths)
         content = (self._opening if not number else "") + MESSAGE.format(number)
         began = time.monotonic()
@@ -92,12 +92,15 @@ class Talker:
             body = {"content": content, "stream": False}
             response = await self._http.post(f"/v1/sessions/{told.id}/messages", json=body)
             reply = response.json()
-            # A command that is told of an error writes that to its log, and nothing to its client.
-            if response.status_code == 200 and (reply["usage"]["prompt_tokens"] or not self._kind.counts):
+            if not self._kind.rewinds and response.status_code == 200 and not reply["usage"]["prompt_tokens"]:
+                # It was told of an error, or its turn was taken to be over too soon; what it remembers nobody knows.
+                self._seen.count("turns of a command without a whole reply")
+                return False
+            if response.status_code == 200:
                 self._seen.count(f"turns of {self._name}")
                 await self._check(told, content, reply)
                 return True
-            self._seen.count(f"turns refused with {response.status_code if response.is_error else 'no reply'}")
+            self._seen.count(f"turns refused with {response.status_code}")
             if response.status_code in (404, 410):
                 self._lose(f"{told.id} is no more: {response.text}")
                 return False

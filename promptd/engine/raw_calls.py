@@ -59,6 +59,7 @@ class RawCalls:
         """`sampler` makes the sampler of a reply to a prompt."""
         self._vocabulary: Vocabulary = loaded.model.vocabulary
         self._context = loaded.info.context
+        self._kv = kv
         self._quotas = quotas
         self._adapters = adapters
         self._scheduler = scheduler
@@ -136,6 +137,8 @@ class RawCalls:
                 events.append(self._end(generation, end, piece))
             else:
                 generation.paused = True
+                # At a guess that held it has yet to sample: the cell of its last token is computed again for that.
+                self._kv.truncate(generation.sequence, len(generation.sequence.tokens) - 1)
                 self._scheduler.remove(generation)
         return events
 

@@ -308,3 +308,11 @@ def test_a_text_that_is_too_long_for_an_embedding_is_refused(engine: Engine) -> 
         engine.embed(array("i", [5] * 3000))
     with pytest.raises(TimedOut):
         engine.embed(array("i", [5] * 300), deadline=time.monotonic() - 1)
+
+
+def test_a_reply_that_pauses_at_a_guess_that_held_goes_on(smollm2: Path) -> None:
+    repeated = array("i", [500] * 60)
+    sampling = Sampling(temperature=0, ignore_end=True, max_tokens=40)
+    with Engine(smollm2, EXACT.model_copy(update={"speculation": "on"})) as engine:
+        assert len(list(engine.generate("guest", repeated, sampling, ahead=2))) == 40
+        assert engine.stats().accepted_tokens > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from promptd.graphs.store import Store
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""In a shell's background it is ignored, also by every program that the tests start and interrupt."""
 
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")

@@ -47,13 +47,15 @@ class _Kept(logging.Handler):
 
 
 @pytest.fixture
-def kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Kept]:
+def kept() -> Iterator[_Kept]:
     logger = logging.getLogger("promptd")
-    monkeypatch.setattr(logger, "level", logging.INFO)
+    level = logger.level
+    logger.setLevel(logging.INFO)  # by which all loggers forget what they were asked under another level
     handler = _Kept()
     logger.addHandler(handler)
     yield handler
     logger.removeHandler(handler)
+    logger.setLevel(level)
 
 
 def test_what_a_command_does_for_a_message_is_logged_with_that_messages_request(kept: _Kept, tmp_path: Path) -> None:

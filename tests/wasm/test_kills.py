@@ -98,7 +98,8 @@ def test_fifty_kills_at_random_moments_among_sixteen_guests_lose_no_conversation
         assert len(killed) == KILLS
         assert sum(guest.turns for guest in guests) > KILLS
         assert any(guest.failures for guest in guests), "some were killed in the middle of a reply"
-        assert held(spill) == before
+        # What other tests have left may have gone meanwhile.
+        assert all(now <= then for now, then in zip(held(spill), before, strict=True)), (held(spill), before)
         for session in sessions:
             session.close()
     assert list(spill.iterdir()) == []

@@ -36,6 +36,11 @@ CHUNK = 65536
 POLL_LIMIT_S = 86400.0
 """Longest single wait; poll(2) takes its milliseconds as an int."""
 
+SIGNAL_LOOK_S = 0.1
+"""Longest wait on the main thread, where Python runs signal handlers: a signal that comes in the instant before a wait
+begins does not end it.
+"""
+
 DRAIN_CHUNKS = 64
 """Most chunks of one stream that are handed on before the host looks after other things."""
 
@@ -213,7 +218,8 @@ class Streams:
 
         Raises OutputLimitReached, or what a sink raised; output after either is thrown away.
         """
-        for fd, _ in self._poll.poll(None if seconds is None else min(max(0, seconds), POLL_LIMIT_S) * 1000):
+        limit = SIGNAL_LOOK_S if threading.current_thread() is threading.main_thread() else POLL_LIMIT_S
+        for fd, _ in self._poll.poll(min(max(0.0, limit if seconds is None else seconds), limit) * 1000):
             if fd == self._wake_read:
                 os.read(self._wake_read, CHUNK)
             elif fd == self._in:

@@ -31,6 +31,14 @@ class RuntimeFailure(PromptdError):
     """The backend failed while doing something that was rightly asked of it."""
 
 
+class Unavailable(RuntimeFailure):
+    """The backend has failed too often of late; it is tried again in `retry_after_s` seconds at the earliest."""
+
+    def __init__(self, sentence: str, retry_after_s: int) -> None:
+        super().__init__(sentence)
+        self.retry_after_s = retry_after_s
+
+
 class UnsupportedOperation(PromptdError):
     """The graph or backend does not offer this operation."""
 

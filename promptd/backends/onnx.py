@@ -25,7 +25,7 @@ from promptd.backends.onnx_model import memory_limit
 from promptd.backends.onnx_ports import Port, bind
 from promptd.chat import ChatOptions, Tool
 from promptd.engine.crashes import Crashes
-from promptd.errors import RuntimeFailure, TimedOut, TooLarge, UnsupportedOperation
+from promptd.errors import PromptdError, RuntimeFailure, TimedOut, TooLarge, UnsupportedOperation
 from promptd.tensor import NamedTensor, Tensor
 
 BYTES_LIMIT = 32 * 1024**2
@@ -144,7 +144,7 @@ class OnnxGraph:
             raise RuntimeFailure("this ONNX graph is closed")
 
     def _living_worker(self, deadline: float | None) -> Worker:
-        """Return the worker, a new one if the last has died; raises RuntimeFailure when it crashed too often."""
+        """Return the worker, a new one if the last has died; raises Unavailable when it crashed too often."""
         if self._worker.alive:
             return self._worker
         if not self._starting.acquire(timeout=-1.0 if deadline is None else max(0.0, deadline - time.monotonic())):
@@ -152,13 +152,15 @@ class OnnxGraph:
         try:
             if self._worker.alive:
                 return self._worker
-            if self._worker.crashed:
-                self._worker.crashed = False
-                self._crashes.add(self._worker.cause, killed=self._worker.killed)
+            self._count_crash(self._worker)
             self._crashes.check()
             worker = Worker(self._load, self._bytes)
             self._workers[:] = [worker]
-            loaded = worker.open(deadline)
+            try:
+                loaded = worker.open(deadline)
+            except PromptdError:
+                self._count_crash(worker)
+                raise
             if (loaded.inputs, loaded.outputs) != (self.inputs, self.outputs):
                 worker.kill("was ended, because the model file has changed")
                 raise RuntimeFailure("the ONNX model file has changed since the graph was loaded; restart promptd")
@@ -168,6 +170,12 @@ class OnnxGraph:
         if self._closed:
             worker.kill("was ended, because the graph was closed")
         return worker
+
+    def _count_crash(self, worker: Worker) -> None:
+        """Count, once, that `worker` crashed, if it did."""
+        if worker.crashed:
+            worker.crashed = False
+            self._crashes.add(worker.cause, killed=worker.killed)
 
 
 class OnnxExecution:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
 from collections import deque
 
-from promptd.errors import RuntimeFailure
+from promptd.errors import Unavailable
 
 CRASH_WINDOW_S = 30.0
 MAX_CRASHES = 3
@@ -84,14 +85,15 @@ class Crashes:
             return BACK_OFF_S[min(_weight(self._recent()), len(BACK_OFF_S) - 1)]
 
     def check(self) -> None:
-        """Raise RuntimeFailure when no other worker may be started now."""
+        """Raise Unavailable when no other worker may be started now."""
         with self._lock:
             recent = self._recent()
             if _weight(recent) >= MAX_CRASHES:
-                left = recent[0][0] + CRASH_WINDOW_S - time.monotonic()
-                raise RuntimeFailure(
+                left = max(1, math.ceil(recent[0][0] + CRASH_WINDOW_S - time.monotonic()))
+                raise Unavailable(
                     f"{self._worker} ended {len(recent)} times within {CRASH_WINDOW_S:g} s, and {self._cause} at last;"
-                    f" it is started again in {left:.0f} s at the earliest"
+                    f" it is started again in {left} s at the earliest",
+                    retry_after_s=left,
                 )
 
     def _recent(self) -> list[tuple[float, bool]]:

@@ -18,6 +18,7 @@ from promptd.errors import (
     NotFound,
     PromptdError,
     SecurityDenied,
+    Unavailable,
     Unknown,
     code_of,
 )
@@ -104,8 +105,9 @@ _STATUSES: dict[type[PromptdError], int] = {
     RateLimited: 429,
     TooManySessions: 429,
     Forgotten: 410,
+    Unavailable: 503,
 }
-"""Statuses of errors that only the server knows; those of all others are in the table of `promptd.errors`."""
+"""Statuses of errors that are the server's own affair; those of all others are in the table of `promptd.errors`."""
 
 _CODES: dict[type[PromptdError], str] = {
     UnknownModel: "model_not_found",
@@ -130,7 +132,7 @@ def error_body(error: PromptdError) -> dict[str, Any]:
 def error_response(error: PromptdError, path: str) -> JSONResponse:
     """Return the response that a request for `path` is answered with after `error`."""
     headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, InvalidKey) else {}
-    if isinstance(error, RateLimited):
+    if isinstance(error, (RateLimited, Unavailable)):
         headers["Retry-After"] = str(error.retry_after_s)
     return _response(path, error_body(error), status_of(error), headers)
 

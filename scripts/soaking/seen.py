@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
+
+
+KILL_LASTS_S = 0.5
+"""How long a daemon may take to notice that a worker was killed."""
 
 
 class Seen:
@@ -15,6 +20,7 @@ class Seen:
         self._until = time.monotonic() + seconds
         self._asking = asyncio.Event()
         self._asking.set()
+        self._last_kill = -math.inf
         self._counts = counts
         self.losses = losses
         """Sentences about conversations that were lost."""
@@ -27,6 +33,15 @@ class Seen:
     def count(self, what: str) -> None:
         """Note that something has happened."""
         self._counts[what] += 1
+
+    def count_kill(self) -> None:
+        """Note that a worker was killed now."""
+        self.count("workers killed")
+        self._last_kill = time.monotonic()
+
+    def killed_since(self, moment: float) -> bool:
+        """Return whether a worker was killed since `moment`, a `time.monotonic()` value, or just before."""
+        return self._last_kill >= moment - KILL_LASTS_S
 
     async def pause(self, seconds: float) -> None:
         """Sleep, at most to the end of the shift."""

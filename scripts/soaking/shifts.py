@@ -94,7 +94,7 @@ async def _kill(daemon: Daemon, plan: Plan, seen: Seen, chance: random.Random) -
         if running := list(workers(daemon.pid)):
             with suppress(ProcessLookupError):
                 os.kill(chance.choice(running), signal.SIGKILL)
-                seen.count("workers killed")
+                seen.count_kill()
 
 
 async def _watch(daemon: Daemon, began: float, found: Found, seen: Seen) -> None:

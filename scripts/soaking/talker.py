@@ -90,12 +90,16 @@ class Talker:
         began = time.monotonic()
         while self._seen.on:
             body = {"content": content, "stream": False}
+            asked = time.monotonic()
             response = await self._http.post(f"/v1/sessions/{told.id}/messages", json=body)
             reply = response.json()
             if not self._kind.rewinds and response.status_code == 200 and not reply["usage"]["prompt_tokens"]:
-                # It was told of an error, or its turn was taken to be over too soon; what it remembers nobody knows.
-                self._seen.count("turns of a command without a whole reply")
-                return False
+                # The command was told that its model's worker was killed, and asks for the next line.
+                if not self._seen.killed_since(asked):
+                    self._lose(f"{told.id} made no reply, only {reply['content']!r}, though no worker was killed")
+                    return False
+                self._seen.count("turns of a command whose worker was killed")
+                continue
             if response.status_code == 200:
                 self._seen.count(f"turns of {self._name}")
                 await self._check(told, content, reply)

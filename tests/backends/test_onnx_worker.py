@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_models as models
@@ -19,7 +20,7 @@ from onnx import TensorProto, helper
 from promptd.backends import onnx_link
 from promptd.backends.onnx import OnnxGraph
 from promptd.engine.crashes import MAX_CRASHES
-from promptd.errors import PromptdError, RuntimeFailure, TimedOut, TooLarge
+from promptd.errors import PromptdError, RuntimeFailure, TimedOut, TooLarge, Unavailable
 from promptd.tensor import Tensor, TensorType
 
 SCALAR = Tensor((), TensorType.FP32, np.float32(1).tobytes())
@@ -83,6 +84,29 @@ class TestCrashes:
         for _ in range(2):
             with pytest.raises(RuntimeFailure, match=r"3 times within 30 s, .*SIGABRT at last; it is started again"):
                 graph.execution_context("guest").compute([("x", SCALAR)])
+
+    def test_a_graph_whose_workers_crash_while_they_load_it_is_refused_for_a_while(
+        self, monkeypatch: pytest.MonkeyPatch
+    ):
+        graph = OnnxGraph(models.counter())
+        context = graph.execution_context("guest")
+        start = onnx_link.Worker.send
+
+        def crash(worker: onnx_link.Worker, *arguments: Any) -> None:
+            os.kill(worker.pid or 0, signal.SIGSEGV)
+            start(worker, *arguments)
+
+        assert graph.worker_pid is not None
+        os.kill(graph.worker_pid, signal.SIGSEGV)
+        while graph._worker.alive:
+            time.sleep(0.01)
+        monkeypatch.setattr(onnx_link.Worker, "send", crash)
+        for _ in range(MAX_CRASHES - 1):
+            with pytest.raises(RuntimeFailure, match=r"was killed by SIGSEGV$"):
+                context.compute(counting(1))
+        with pytest.raises(Unavailable, match=r"3 times within 30 s, .*SIGSEGV at last; it is started again") as refused:
+            context.compute(counting(1))
+        assert 1 <= refused.value.retry_after_s <= 30
 
     def test_killing_a_worker_ends_its_running_calls_and_no_others(self):
         graph, other = OnnxGraph(models.counter()), OnnxGraph(models.counter())

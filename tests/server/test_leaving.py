@@ -48,10 +48,10 @@ def _no_sequences(served: Served) -> None:
     wait_until(lambda: (served.stats().running, served.stats().sequences) == (0, 0))
 
 
-def _kill_worker(served: Served) -> None:
+def _kill_worker(served: Served, number: int = signal.SIGKILL) -> None:
     worker = served.stats().worker_pid
     assert worker
-    os.kill(worker, signal.SIGKILL)
+    os.kill(worker, number)
 
 
 def test_a_client_that_leaves_frees_the_sequences_of_all_choices(rambling: Served) -> None:
@@ -133,6 +133,24 @@ def test_a_worker_that_is_killed_costs_one_reply(rambling: Served, target: dict[
     assert rambling.complete("chat", "Are you there?", max_tokens=3).status_code == 200
     rambling.http.delete(f"/v1/sessions/{session}")
     _no_sequences(rambling)
+
+
+def test_a_model_that_keeps_crashing_is_unavailable_for_as_long_as_the_answer_says(
+    rambling: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("promptd.engine.crashes.CRASH_WINDOW_S", 30.0)
+    monkeypatch.setattr("promptd.engine.crashes.MAX_CRASHES", 1)
+    assert rambling.complete("chat", "Are you there?", max_tokens=3).status_code == 200
+    with rambling.streaming("/v1/chat/completions", {"model": "chat", **QUESTION}) as stream:
+        next(stream)
+        _kill_worker(rambling, signal.SIGSEGV)
+        *_, (_, data) = stream
+    assert "SIGSEGV" in data["error"]["message"]
+    for path in ("/v1/chat/completions", "/api/chat"):
+        refused = rambling.http.post(path, json={"model": "chat", **QUESTION, "stream": False})
+        assert refused.status_code == 503
+        assert 1 <= int(refused.headers["Retry-After"]) <= 30
+        assert "it is started again in" in refused.text
 
 
 def test_a_worker_that_is_killed_ends_an_openai_stream_with_an_error(rambling: Served) -> None:

@@ -7,7 +7,6 @@ import math
 import time
 from collections import Counter
 
-
 KILL_LASTS_S = 0.5
 """How long a daemon may take to notice that a worker was killed."""
 

@@ -104,7 +104,9 @@ class TestCrashes:
         for _ in range(MAX_CRASHES - 1):
             with pytest.raises(RuntimeFailure, match=r"was killed by SIGSEGV$"):
                 context.compute(counting(1))
-        with pytest.raises(Unavailable, match=r"3 times within 30 s, .*SIGSEGV at last; it is started again") as refused:
+        with pytest.raises(
+            Unavailable, match=r"3 times within 30 s, .*SIGSEGV at last; it is started again"
+        ) as refused:
             context.compute(counting(1))
         assert 1 <= refused.value.retry_after_s <= 30
 

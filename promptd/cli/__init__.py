@@ -11,6 +11,7 @@ from pathlib import Path
 
 EXIT_INTERRUPTED = 128 + 2
 """What a shell reports for a process that SIGINT ended."""
+_MODEL_OPTIONS = ("--graph", "-o", "--option", "--config", "--nn-preload")
 
 
 def main() -> None:
@@ -18,14 +19,26 @@ def main() -> None:
     words = sys.argv[1:]
     try:
         if _will_load_a_model(words):
-            from promptd.engine.process import prestart
+            from promptd.engine.prestart import prestart
 
-            prestart()
+            prestart(_what_is_loaded(words))
         from promptd.cli.application import run
 
         run(words)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _what_is_loaded(words: Sequence[str]) -> tuple[str, ...]:
+    """Return what of a command says which model it loads, and how; where it runs is part of that."""
+    command, *rest = (word for word in words if word not in ("-v", "--verbose"))
+    options = [pair for pair in pairwise(rest) if pair[0] in _MODEL_OPTIONS]
+    joined = [word for word in rest if word.partition("=")[0] in _MODEL_OPTIONS and "=" in word]
+    try:
+        folder = str(Path.cwd())
+    except OSError:
+        folder = ""
+    return (folder, command, *(word for pair in options for word in pair), *joined)
 
 
 def _will_load_a_model(words: Sequence[str]) -> bool:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from promptd.cli.options import DEFAULT_CONFIG
 from promptd.config import Settings, load_settings
 from promptd.errors import NotFound, PromptdError
+from promptd.folders import data_folder
 from promptd.graphs.sizes import human_size
 
 State = Literal["ok", "note", "problem"]
@@ -100,9 +101,9 @@ def machine() -> Iterator[Finding]:
 
 def store(*, offline: bool) -> Iterator[Finding]:
     """Look at the models, and where they come from."""
-    from promptd.graphs.store import Store, data_home
+    from promptd.graphs.store import Store
 
-    home = data_home()
+    home = data_folder()
     try:
         models = Store(offline=True).list()
     except (PromptdError, OSError) as error:

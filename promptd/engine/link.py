@@ -10,11 +10,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import msgspec
-
 from promptd.engine.channel import Channel, ProtocolError
-from promptd.engine.messages import Command, Event, LoadFailed, Ready, Start
-from promptd.engine.process import WorkerProcess, take_spare
+from promptd.engine.messages import Command, Event, LoadFailed, Ready, Start, with_spill_directory
+from promptd.engine.prestart import SPILL_PREFIX, remember_start, take_spare
+from promptd.engine.process import WorkerProcess
 from promptd.engine.statistics import EngineInfo
 from promptd.errors import BY_NAME, RuntimeFailure
 
@@ -31,15 +30,15 @@ class Link:
         self._name = Path(start.path).name
         self._on_event = on_event
         self._on_end = on_end
-        self._process: Callable[[], WorkerProcess]
-        if spare := take_spare(start.threads):
-            process, self._socket = spare
-            self._process = lambda: process
-        else:
-            self._socket, far = socket.socketpair()
-            self._process = lambda: WorkerProcess(far, start.threads, self._name)
-        self._channel: Channel[Event] = Channel(self._socket, Event)  # type: ignore[arg-type]
         self._start = start
+        self._spare = take_spare(start)
+        channel: Channel[Event]
+        if self._spare:
+            self._socket, channel = self._spare.socket, self._spare.channel
+        else:
+            self._socket, self._far_socket = socket.socketpair()
+            channel = Channel(self._socket, Event)  # type: ignore[arg-type]
+        self._channel = channel
         self._send_lock = threading.Lock()
         self._loaded = threading.Event()
         self._outcome: EngineInfo | Exception | None = None
@@ -84,9 +83,13 @@ class Link:
 
     def _live(self) -> None:
         try:
-            with tempfile.TemporaryDirectory(prefix="promptd-spill-") as spill:
-                self._channel.send(msgspec.structs.replace(self._start, spill_directory=spill))
-                process = self._process()
+            with self._spare.spill if self._spare else tempfile.TemporaryDirectory(prefix=SPILL_PREFIX) as spill:
+                if not (self._spare and self._spare.loads):
+                    self._channel.send(with_spill_directory(self._start, spill))
+                if self._spare:
+                    process = self._spare.process
+                else:
+                    process = WorkerProcess(self._far_socket, self._start.threads, self._name)
                 try:
                     self._read()
                 finally:
@@ -108,6 +111,7 @@ class Link:
                     case Ready(info=info):
                         self._outcome = info
                         self._loaded.set()
+                        remember_start(self._start)
                     case LoadFailed(code=code, sentence=text):
                         self._outcome = BY_NAME.get(code, RuntimeFailure)(text)
                     case None:

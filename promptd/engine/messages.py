@@ -50,6 +50,11 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     """Most bytes the KV cache may take, whatever `kv_tokens` says; None is no limit."""
 
 
+def with_spill_directory(start: Start, directory: str) -> Start:
+    """Return `start` as one worker gets it."""
+    return msgspec.structs.replace(start, spill_directory=directory)
+
+
 class Share(msgspec.Struct, frozen=True, tag=True):
     """Let guests share the model in another way than `Start` said."""
 

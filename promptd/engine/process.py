@@ -1,6 +1,4 @@
-"""The operating system's side of a worker: its process, environment and last words. A command that is about to load a
-model can have a process started before it knows which.
-"""
+"""The operating system's side of a worker: its process, environment and last words."""
 
 from __future__ import annotations
 
@@ -9,7 +7,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -84,6 +81,12 @@ class WorkerProcess:
         """Whether it has not ended yet."""
         return self._process.poll() is None
 
+    def kill(self) -> None:
+        """End it at once, and forget why."""
+        with self._stderr:
+            self._process.kill()
+            self._process.wait()
+
     def reap(self) -> tuple[str, bool]:
         """Wait for the end of the process, killing it if it takes long; return why it ended, as the rest of a sentence
         about it, and whether somebody else killed it.
@@ -102,35 +105,6 @@ class WorkerProcess:
         self._stderr.seek(max(0, size - _STDERR_TAIL_BYTES))
         lines = self._stderr.read().decode("utf-8", "replace").strip().splitlines()
         return lines[-1][:300] if lines else ""
-
-
-_spare: list[tuple[WorkerProcess, socket.socket]] = []
-_lock = threading.Lock()
-
-
-def prestart() -> None:
-    """Start the process of the first model that will be loaded, whichever that is: it gets ready while the command line
-    does. If none is loaded, it ends with this process. To be called on the main thread.
-    """
-    near, far = socket.socketpair()
-    try:
-        _spare.append((WorkerProcess(far, threads=None), near))
-    except OSError:  # whoever loads a model is told
-        near.close()
-
-
-def take_spare(threads: int | None) -> tuple[WorkerProcess, socket.socket] | None:
-    """Return the process that `prestart` started, and this end of its socket, once; None where `threads` are fixed:
-    then they spin for another time.
-    """
-    with _lock:
-        if threads is not None or not _spare:
-            return None
-        process, near = _spare.pop()
-    if process.alive:
-        return process, near
-    near.close()
-    return None
 
 
 def worker_environment(parent: Mapping[str, str], *, spin: str | None = None) -> dict[str, str]:

@@ -21,6 +21,7 @@ from promptd.errors import (
     TooLarge,
     UnsupportedOperation,
 )
+from promptd.folders import data_folder
 from promptd.graphs.blob import disk_error, hash_file
 from promptd.graphs.catalog import Catalog, HubLocation, shipped_catalog
 from promptd.graphs.gguf import read_gguf
@@ -66,7 +67,7 @@ class Store:
         catalog: Catalog | None = None,
         hub: HubClient | None = None,
     ) -> None:
-        self._root = root or data_home()
+        self._root = root or data_folder()
         self._offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in _TRUE if offline is None else offline
         self._catalog = catalog or shipped_catalog()
         self._hub = hub or HubClient()
@@ -250,14 +251,6 @@ class Store:
         except OSError as error:
             raise disk_error(error, path) from error
         return size
-
-
-def data_home() -> Path:
-    """Return the folder promptd keeps its data in."""
-    if home := os.environ.get("PROMPTD_HOME"):
-        return Path(home).expanduser().absolute()
-    base = os.environ.get("XDG_DATA_HOME")
-    return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".local" / "share") / "promptd"
 
 
 def _operators_file(reference: FileReference) -> StoredModel:

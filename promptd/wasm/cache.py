@@ -16,21 +16,14 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
+from promptd.folders import cache_folder
+
 _log = logging.getLogger("promptd.cache")
 
 CACHE_BYTES_LIMIT = 1 << 30
 """The least recently used files go when all together are larger."""
 
 SUFFIX = ".cwasm"
-
-
-def default_folder() -> Path:
-    """Return promptd's cache folder: $PROMPTD_CACHE_HOME, or `promptd` in $XDG_CACHE_HOME or ~/.cache."""
-    if home := os.environ.get("PROMPTD_CACHE_HOME"):
-        return Path(home)
-    if xdg := os.environ.get("XDG_CACHE_HOME"):
-        return Path(xdg) / "promptd"
-    return Path.home() / ".cache" / "promptd"
 
 
 class CompileCache:
@@ -42,7 +35,7 @@ class CompileCache:
     @classmethod
     def open(cls, folder: Path | None = None) -> CompileCache | None:
         """Return the cache in `folder`, made where missing; None, with a warning in the log, where it is not safe."""
-        folder = folder or default_folder()
+        folder = folder or cache_folder()
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             guests = folder / "guests"

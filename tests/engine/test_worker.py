@@ -16,7 +16,6 @@ import pytest
 from exact import EXACT, GREEDY
 from waiting import wait_until
 
-from promptd import cli
 from promptd.chat import Completion, Message
 from promptd.config import EngineSettings
 from promptd.engine import crashes, link, process
@@ -369,55 +368,6 @@ def test_a_model_may_be_kept_forever_and_asking_for_counters_is_no_use(tiny: Cal
         with Engine(tiny(), EXACT.model_copy(update={"keep_alive": 0.2})) as brief:
             wait_until(lambda: brief.stats().worker_pid is None)
         assert kept.stats().worker_pid is not None
-
-
-def test_a_prestarted_process_loads_the_first_model_and_no_second(tiny: Callable[..., Path]) -> None:
-    model = tiny()
-    process.prestart()
-    ((spare, _),) = process._spare
-    with Engine(model, EXACT) as fixed:  # which threads spin for another time
-        assert fixed.stats().worker_pid != spare.pid
-    follows = EXACT.model_copy(update={"threads": None})
-    with Engine(model, follows) as first, Engine(model, follows) as second:
-        assert first.stats().worker_pid == spare.pid != second.stats().worker_pid
-    assert not spare.alive
-
-
-def test_a_prestarted_process_that_died_is_not_missed(tiny: Callable[..., Path]) -> None:
-    process.prestart()
-    ((spare, _),) = process._spare
-    os.kill(spare.pid, signal.SIGKILL)
-    wait_until(lambda: not spare.alive)
-    with Engine(tiny(), EXACT.model_copy(update={"threads": None})) as engine:
-        assert engine.stats().worker_starts == 1
-    assert "SIGKILL" in spare.reap()[0]
-
-
-def test_a_prestarted_process_that_nobody_needs_ends_with_its_parent() -> None:
-    program = "from promptd.engine import process; process.prestart(); print(process._spare[0][0].pid)"
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    wait_until(lambda: not Path(f"/proc/{int(ran.stdout)}").exists() if Path("/proc/self").exists() else True)
-
-
-@pytest.mark.parametrize(
-    ("words", "guess"),
-    [
-        ("run --graph chat=smollm2 guest.wasm", True),
-        ("-v run --graph=chat=file:x.gguf guest.wasm", True),
-        ("run --config other.toml guest.wasm", True),
-        ("chat", True),
-        ("run --graph echo=echo guest.wasm", False),
-        ("run guest.wasm", False),
-        ("run --help", False),
-        ("list", False),
-        ("", False),
-    ],
-)
-def test_a_process_is_prestarted_for_commands_that_load_a_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, guess: bool
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert cli._will_load_a_model(words.split()) == guess
 
 
 def test_the_parent_never_loads_llama_cpp() -> None:

@@ -9,9 +9,10 @@ from hub_server import COMMIT, HubServer
 from store_helpers import TOKEN, MakeStore, Told
 
 from promptd.errors import InvalidArgument, InvalidEncoding, NotFound, RuntimeFailure, UnsupportedOperation
+from promptd.folders import data_folder
 from promptd.graphs.catalog import CatalogEntry, HubLocation
 from promptd.graphs.digest import Digest
-from promptd.graphs.store import Store, data_home
+from promptd.graphs.store import Store
 
 MODEL = tiny_gguf(1, 1_000_000)
 REFERENCE = "hf.co/u/r/m.Q4_0.gguf"
@@ -284,12 +285,12 @@ def test_a_folder_that_cannot_be_written_is_named(hub: HubServer, make_store: Ma
 
 def test_promptd_keeps_its_data_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PROMPTD_HOME", str(tmp_path / "p"))
-    assert data_home() == tmp_path / "p"
+    assert data_folder() == tmp_path / "p"
     monkeypatch.delenv("PROMPTD_HOME")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    assert data_home() == tmp_path / "promptd"
+    assert data_folder() == tmp_path / "promptd"
     monkeypatch.delenv("XDG_DATA_HOME")
-    assert data_home() == Path.home() / ".local" / "share" / "promptd"
+    assert data_folder() == Path.home() / ".local" / "share" / "promptd"
 
 
 def _flip_a_bit(path: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import wat
 
-from promptd.wasm.cache import SUFFIX, CompileCache, default_folder
+from promptd.folders import cache_folder
+from promptd.wasm.cache import SUFFIX, CompileCache
 from promptd.wasm.runtime import Runtime
 
 
@@ -143,6 +144,6 @@ def test_the_least_recently_used_files_go_when_the_cache_is_full(
 def test_the_folder_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/var/xdg")
     monkeypatch.delenv("PROMPTD_CACHE_HOME", raising=False)
-    assert default_folder() == Path("/var/xdg/promptd")
+    assert cache_folder() == Path("/var/xdg/promptd")
     monkeypatch.setenv("PROMPTD_CACHE_HOME", "/var/mine")
-    assert default_folder() == Path("/var/mine")
+    assert cache_folder() == Path("/var/mine")

@@ -1,8 +1,9 @@
-"""Where promptd keeps its files."""
+"""Where promptd keeps its files, and how it writes them."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 
@@ -24,3 +25,15 @@ def cache_folder() -> Path:
     if xdg := os.environ.get("XDG_CACHE_HOME"):
         return Path(xdg) / "promptd"
     return Path.home() / ".cache" / "promptd"
+
+
+def write_whole(path: Path, content: bytes | bytearray) -> None:
+    """Write a file that only this user may read, whole or not at all. Raises OSError."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
+        try:
+            file.write(content)
+            file.flush()
+            Path(file.name).replace(path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise

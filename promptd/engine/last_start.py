@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from promptd.engine.messages import Start
-from promptd.folders import cache_folder
+from promptd.folders import cache_folder, write_whole
 
 FILE = "last-starts"
 MAX_ENTRIES = 64
@@ -49,14 +48,7 @@ def remember(command: Sequence[str], start: Start) -> None:
         latest = _Entry([*command], _files(start), start)
         others = [entry for entry in _read() if entry.command != latest.command]
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-            try:
-                file.write(msgspec.msgpack.encode([latest, *others[: MAX_ENTRIES - 1]]))
-                file.flush()
-                Path(file.name).replace(path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
+        write_whole(path, msgspec.msgpack.encode([latest, *others[: MAX_ENTRIES - 1]]))
     except OSError as error:
         _log.debug("cannot write %s: %s", path, error.strerror)
 

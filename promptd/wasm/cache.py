@@ -12,11 +12,10 @@ import os
 import platform
 import stat
 import sys
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from promptd.folders import cache_folder
+from promptd.folders import cache_folder, write_whole
 
 _log = logging.getLogger("promptd.cache")
 
@@ -77,14 +76,7 @@ class CompileCache:
         """Keep `compiled` under `key`; a failure is logged and not raised: without it promptd is only slower."""
         path = self.folder / f"{key}-{hashlib.sha256(compiled).hexdigest()}{SUFFIX}"
         try:
-            with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".", delete=False) as file:
-                try:
-                    file.write(compiled)
-                    file.flush()
-                    Path(file.name).replace(path)
-                except BaseException:
-                    Path(file.name).unlink(missing_ok=True)
-                    raise
+            write_whole(path, compiled)
             self._prune()
         except OSError as error:
             _log.warning("cannot write the cache file %s: %s", path, error.strerror)

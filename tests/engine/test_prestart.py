@@ -18,6 +18,7 @@ from waiting import wait_until
 from promptd import cli
 from promptd.engine import last_start, prestart
 from promptd.engine.client import Engine
+from promptd.engine.messages import Start
 from promptd.engine.process import WorkerProcess
 
 FOLLOWS = EXACT.model_copy(update={"threads": None})
@@ -37,6 +38,12 @@ def remembering(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Pat
         spare.discard()
     prestart._spare.clear()
     prestart._commands.clear()
+
+
+def remembered() -> Start:
+    start = last_start.recall(("chat",))
+    assert start is not None
+    return start
 
 
 def test_a_command_begins_with_what_it_loaded_the_last_time(tiny: Callable[..., Path], remembering: Path) -> None:
@@ -74,9 +81,7 @@ def test_a_memory_that_is_wrong_costs_a_process_and_nothing_else(tiny: Callable[
         assert engine.info.kv_tokens == 512
         assert not wrong.alive
         assert not spill.exists()
-        before = last_start.recall(("chat",))
-        wait_until(lambda: (now := last_start.recall(("chat",))) is not None and now.kv_tokens == 512)
-        assert before is None or before.kv_tokens in (None, 512)
+        wait_until(lambda: remembered().kv_tokens == 512)
 
 
 def test_a_model_file_that_has_changed_is_not_loaded_unchecked(tiny: Callable[..., Path], remembering: Path) -> None:

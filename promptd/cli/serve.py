@@ -17,7 +17,6 @@ from promptd.cli.options import Config, Graphs, Offline, Options, read_settings
 from promptd.cli.output import print_line
 from promptd.config import Settings
 from promptd.errors import InvalidArgument, NotFound, PromptdError, SecurityDenied
-from promptd.graphs.reference import parse_reference
 from promptd.suggestions import did_you_mean
 
 _log = logging.getLogger(__name__)
@@ -119,8 +118,11 @@ def _check(settings: Settings) -> None:
     """Find at the start what would otherwise fail at the first request; raises a PromptdError."""
     if not settings.graphs and not settings.guests:
         raise InvalidArgument("there is nothing to serve: name a graph, for example --graph chat=smollm2, or a --guest")
+    from promptd.graphs.store import Store
+
+    store = Store(offline=True)
     for graph in settings.graphs.values():
-        parse_reference(graph.model)
+        store.check(graph.model)
     for name, guest in settings.guests.items():
         if not guest.file.is_file():
             raise NotFound(f"guest {name}: there is no file {guest.file}")

@@ -100,6 +100,17 @@ class Store:
             raise NotFound(f"{name} is not on this machine; run `promptd pull {name}`")
         return model
 
+    def check(self, reference: Reference | str) -> None:
+        """Raise a PromptdError where `reference` names nothing: no entry of the catalog, no file of the operator's.
+
+        Whether a model has been pulled, or can be, is not asked.
+        """
+        reference = self._parsed(reference)
+        if isinstance(reference, FileReference):
+            _operators_file(reference)
+        elif not isinstance(reference, EchoReference):
+            self._canonical(reference)
+
     def list(self) -> Sequence[StoredModel]:
         """Return the models that are on this machine, by reference."""
         return [model for model in self._manifests if model.present]

@@ -204,8 +204,21 @@ def _validation(errors: Sequence[dict[str, Any]], body: Any) -> tuple[str, str |
     same = [index for index, path in enumerate(paths) if path[: len(paths[0])] == paths[0]]
     meant = max(same, key=lambda index: len(paths[index]))
     path = ".".join(paths[meant]) or None
-    reason = errors[meant]["msg"].removeprefix("Value error, ")
+    reason = _reason(errors[meant])
     return (f"{path}: {reason}" if path else f"the body is wrong: {reason}"), path
+
+
+def _reason(error: dict[str, Any]) -> str:
+    """Return what pydantic's `error` says; a field that may only be left out is told so."""
+    context = error.get("ctx", {})
+    refused = (
+        error["type"] == "none_required"
+        or (error["type"] == "literal_error" and context["expected"] == "False")
+        or (error["type"] in ("too_long", "string_too_long") and context["max_length"] == 0)
+    )
+    if refused:
+        return "this daemon does not support it; leave it out"
+    return str(error["msg"]).removeprefix("Value error, ")
 
 
 def _path(location: Sequence[str | int], body: Any, *, missing: bool) -> Iterator[str]:

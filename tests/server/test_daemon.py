@@ -218,6 +218,11 @@ def test_settings_can_be_checked_without_serving(tmp_path: Path) -> None:
     done = subprocess.run([*COMMAND, "--config", str(config), "--check"], capture_output=True, text=True)
     assert done.returncode == 1
     assert "graphs.one.warmth" in done.stderr
+    for model, words in (("smolm2", "did you mean smollm2?"), ("file:gone.gguf", "there is no file")):
+        config.write_text(f'[graphs.one]\nmodel = "{model}"\n')
+        done = subprocess.run([*COMMAND, "--config", str(config), "--check"], capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert words in done.stderr
 
 
 def test_the_log_names_each_request(tmp_path: Path, guest_files: dict[str, Path]) -> None:

@@ -43,6 +43,25 @@ def test_a_wrong_field_is_named(served: Served, fields: dict[str, Any], param: s
 
 
 @pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/chat/completions", {"messages": ASK, "functions": []}),
+        ("/v1/completions", {"prompt": "a", "echo": True}),
+        ("/v1/completions", {"prompt": "a", "suffix": "b"}),
+        ("/v1/responses", {"input": "a", "previous_response_id": "resp_1"}),
+        ("/v1/responses", {"input": "a", "background": True}),
+        ("/api/generate", {"prompt": "a", "suffix": "b"}),
+        ("/api/generate", {"prompt": "a", "images": ["AA=="]}),
+    ],
+)
+def test_a_field_that_is_refused_may_be_left_out(served: Served, path: str, fields: dict[str, Any]) -> None:
+    response = served.http.post(path, json={"model": "chat", **fields})
+    *_, refused = fields
+    assert response.status_code == 400
+    assert f"{refused}: this daemon does not support it; leave it out" in response.text
+
+
+@pytest.mark.parametrize(
     ("method", "path", "status"),
     [
         ("GET", "/v1/chat/completions", 405),

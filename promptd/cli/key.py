@@ -26,7 +26,11 @@ def key(
     try:
         settings = KeySettings.model_validate({"name": name, "sha256": key_hash(secret), "scopes": scope})
     except ValidationError as error:
-        raise InvalidArgument(f"{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}") from error
+        if error.errors()[0]["loc"][0] == "scopes":
+            raise InvalidArgument("--scope is chat or admin") from error
+        raise InvalidArgument(
+            f"{name!r} cannot be a key's name: letters, digits, '.', '_' and '-' only, at most 80"
+        ) from error
     if as_json:
         print_json({"key": secret, **settings.model_dump(include={"name", "sha256", "scopes"})})
         return

@@ -58,8 +58,12 @@ class TurnRunning(Busy):
 class InvalidKey(SecurityDenied):
     """The request carries no API key, or one that is not known."""
 
-    def __init__(self) -> None:
-        super().__init__("this daemon asks for an API key: send it as Authorization: Bearer KEY, or as X-Api-Key")
+    def __init__(self, given: str) -> None:
+        super().__init__(
+            "this daemon does not know this API key; `promptd key NAME` makes one, for its promptd.toml"
+            if given
+            else "this daemon asks for an API key: send it as Authorization: Bearer KEY, or as X-Api-Key"
+        )
 
 
 class ScopeMissing(SecurityDenied):

@@ -155,7 +155,7 @@ class KeyRing:
             if client.settings is not None and hmac.compare_digest(client.settings.sha256, given)
         ]
         if not matching:
-            raise InvalidKey
+            raise InvalidKey(key)
         return matching[0]
 
 

@@ -54,6 +54,8 @@ def test_who_has_no_key_is_refused(keyed: Served, headers: dict[str, str]) -> No
     assert response.status_code == 401
     assert response.headers["WWW-Authenticate"] == "Bearer"
     assert response.json()["error"]["code"] == "invalid_api_key"
+    wrong = any("pd-wrong" in value for value in headers.values())
+    assert ("does not know this API key" if wrong else "API key") in response.json()["error"]["message"]
 
 
 def test_openais_client_says_what_is_wrong_with_the_key(keyed: Served) -> None:

@@ -248,6 +248,10 @@ def test_a_daemon_with_keys_asks_for_one(browser: Browser) -> None:
     with serving(settings) as served:
         page = browser.new_page()
         page.goto(served.url)
+        expect(page.locator("#ask-key")).to_contain_text("asks for a key")
+        page.fill("#key", "pd-wrong")
+        page.press("#key", "Enter")
+        expect(page.locator("#ask-key")).to_contain_text("does not know that key")
         page.fill("#key", "pd-secret")
         page.press("#key", "Enter")
         expect(page.locator("#model option")).to_have_count(1)

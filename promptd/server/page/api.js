@@ -3,7 +3,12 @@
 const KEY = "promptd.key";
 const STREAM_ENDS = "[DONE]";
 
-export class KeyNeeded extends Error {}
+export class KeyNeeded extends Error {
+  constructor(message, given) {
+    super(message);
+    this.given = given; // whether a key was sent, which the daemon does not know
+  }
+}
 
 export function rememberKey(key) {
   localStorage.setItem(KEY, key);
@@ -19,7 +24,7 @@ async function ask(path, options = {}) {
   try {
     message = (await response.json()).error.message;
   } catch { /* not our shape: the status has to do */ }
-  throw response.status === 401 ? new KeyNeeded(message) : new Error(message);
+  throw response.status === 401 ? new KeyNeeded(message, Boolean(key)) : new Error(message);
 }
 
 export async function models() {

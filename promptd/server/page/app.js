@@ -7,7 +7,7 @@ import { element } from "./markdown.js";
 import { byId, state } from "./state.js";
 import { say, stop } from "./talk.js";
 import { theme } from "./theme.js";
-import { draw, fit, start } from "./view.js";
+import { askForKey, draw, fit, start } from "./view.js";
 
 const MODEL = "promptd.model";
 
@@ -33,7 +33,7 @@ async function begin() {
     await fillPicker();
     engine.watch(() => picker.value);
   } catch (error) {
-    if (error instanceof api.KeyNeeded) byId("ask-key").showModal();
+    if (error instanceof api.KeyNeeded) askForKey(error);
     else thread.replaceChildren(element("p", { class: "error" }, error.message));
   }
 }

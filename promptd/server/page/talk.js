@@ -5,7 +5,7 @@ import * as engine from "./engine.js";
 import { fillReply, stats } from "./messages.js";
 import { byId, state } from "./state.js";
 import { save } from "./tree.js";
-import { draw, fit } from "./view.js";
+import { askForKey, draw, fit } from "./view.js";
 
 const FOLLOW_PX = 80;
 
@@ -41,7 +41,7 @@ export async function answer(asked) {
     }
   } catch (error) {
     if (turn.abort.signal.aborted) end.stopped = true;
-    else if (error instanceof api.KeyNeeded) byId("ask-key").showModal();
+    else if (error instanceof api.KeyNeeded) askForKey(error);
     if (!turn.abort.signal.aborted) node.error = error.message;
   }
   const usage = end.usage;

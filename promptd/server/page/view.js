@@ -29,6 +29,11 @@ function drawChats() {
   }));
 }
 
+export function askForKey(error) {
+  byId("key-reason").textContent = error.given ? "This daemon does not know that key." : "This daemon asks for a key.";
+  byId("ask-key").showModal();
+}
+
 export function drawState() {
   document.body.classList.toggle("running", Boolean(state.running));
   byId("send").setAttribute("aria-label", state.running ? "Stop" : "Send");

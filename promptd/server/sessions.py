@@ -243,6 +243,8 @@ class Sessions:
     @contextmanager
     def _place(self) -> Iterator[None]:
         """Take a place for a session, and give it back if none is made in the block."""
+        if self._conversations.status() == "shutting-down":
+            raise Busy("promptd is shutting down")
         client, limit = current_client(), self._settings.max_sessions
         if self._taken.total() >= limit:
             raise Busy(f"all {limit} sessions are taken; close one, or raise server.max-sessions")

@@ -83,6 +83,9 @@ def test_sigterm_ends_long_replies_with_an_error_and_leaves_no_process(
             tasks = Path(f"/proc/{process.pid}/task").iterdir()
             workers = [child for task in tasks for child in (task / "children").read_text().split()]
             process.terminate()
+            wait_until(lambda: http.get("/readyz").json() == {"status": "shutting-down"})
+            refused = http.post("/v1/sessions", json={"graph": "chat"})
+            assert (refused.status_code, refused.json()["error"]["message"]) == (503, "promptd is shutting down")
             assert "shutting down" in [line for line in of_guest if line][-1]
             assert "shutting down" in [line for line in of_graph if line][-1]
         assert _ended(process) == (0, "")

@@ -212,7 +212,9 @@ def test_a_client_that_never_ends_its_headers_is_hung_up_on(monkeypatch: pytest.
             assert silent.recv(1) == b""
 
 
-@pytest.mark.parametrize(("words", "said"), [(["a b"], "cannot be a key's name"), (["a", "--scope", "all"], "--scope is")])
+@pytest.mark.parametrize(
+    ("words", "said"), [(["a b"], "cannot be a key's name"), (["a", "--scope", "all"], "--scope is")]
+)
 def test_a_key_that_cannot_be_made_is_explained(words: list[str], said: str) -> None:
     done = subprocess.run([*COMMAND[:-1], "key", *words], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 from promptd.chat import Message, Role
 from promptd.engine.adapters import Adapters
@@ -14,6 +14,7 @@ from promptd.engine.link import Link
 from promptd.engine.messages import Accepted, Cancel, Close, Ended, Failed, Follow, Fork, Open, Rewind, Send
 from promptd.engine.options import Sampling
 from promptd.engine.reply import Reply
+from promptd.engine.supervisor import Notice, Supervisor
 from promptd.engine.transcript import Transcript
 from promptd.errors import (
     BY_NAME,
@@ -24,9 +25,6 @@ from promptd.errors import (
     RuntimeFailure,
     TooLarge,
 )
-
-if TYPE_CHECKING:
-    from promptd.engine.client import Engine, Notice
 
 MAX_TURN_CHARACTERS = 32 * 1024**2
 """Far beyond any context; keeps the frame of a turn well under channel.MAX_FRAME_BYTES."""
@@ -40,7 +38,7 @@ class Conversation:
 
     def __init__(
         self,
-        engine: Engine,
+        supervisor: Supervisor,
         guest: str,
         template: Literal["auto", "none"],
         overflow: Literal["shift", "error"],
@@ -48,14 +46,14 @@ class Conversation:
         public: tuple[Message, ...] | None = None,
         adapters: Adapters = (),
     ) -> None:
-        self._engine = engine
+        self._supervisor = supervisor
         self._guest = guest
         self._template: Literal["auto", "none"] = template
         self._overflow: Literal["shift", "error"] = overflow
         self._transcript = transcript
         self._public = public
         self._adapters = adapters
-        self._number = engine.number()
+        self._number = supervisor.number()
         self._opened_in: Link | None = None
         self._lock = threading.Lock()
         self._reply: Reply | None = None
@@ -91,7 +89,7 @@ class Conversation:
         with self._lock:
             self._check_free()
             copy = Conversation(
-                self._engine,
+                self._supervisor,
                 self._guest,
                 self._template,
                 self._overflow,
@@ -126,14 +124,14 @@ class Conversation:
 
     def __del__(self) -> None:
         if not getattr(self, "_closed", True) and self._opened_in is not None:
-            self._engine.discard(self._opened_in, self._number)
+            self._supervisor.discard(self._opened_in, self._number)
 
     def _begin(self, messages: tuple[Message, ...], sampling: Sampling, deadline: float | None) -> Reply:
         """Start a reply; raises _WorkerLost when the worker died before it took the turn."""
         with self._lock:
             self._check_free()
-            link = self._engine.link()
-            call = self._engine.number()
+            link = self._supervisor.link()
+            call = self._supervisor.number()
             reply = Reply(
                 messages,
                 deadline,
@@ -155,7 +153,7 @@ class Conversation:
                 )
                 self._opened_in = link
             self._reply = reply
-        self._engine.call(link, call, partial(self._on_notice, reply))
+        self._supervisor.call(link, call, partial(self._on_notice, reply))
         link.send(Send(call, self._number, messages, sampling, deadline))
         try:
             reply.wait_accepted()
@@ -203,11 +201,11 @@ class Conversation:
         """Give up on a worker that does not answer: the conversation goes on under a new number, from its
         transcript.
         """
-        self._engine.forget(call)
+        self._supervisor.forget(call)
         with self._lock:
             self._reply = None
             self._opened_in = None
-            number, self._number = self._number, self._engine.number()
+            number, self._number = self._number, self._supervisor.number()
         link.send(Close(number))
 
     def _check_free(self) -> None:

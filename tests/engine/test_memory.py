@@ -14,7 +14,7 @@ from waiting import wait_until
 from promptd.backends.gguf_shape import read_shape
 from promptd.chat import Completion, Message
 from promptd.engine import process
-from promptd.engine.client import Engine
+from promptd.engine.client import Engine, start_command
 from promptd.engine.kv_size import kv_cells
 from promptd.engine.memory import MemoryBudget, available_memory
 from promptd.engine.options import Sampling
@@ -99,9 +99,9 @@ def test_room_is_made_before_a_model_is_loaded_for_the_first_time(
 
 def test_a_model_counts_before_it_is_loaded_as_it_does_after(tmp_path: Path) -> None:
     path = write_tiny_model(tmp_path / "tiny.gguf")
-    engine = Engine(path, EXACT.model_copy(update={"kv_tokens": 1000}), shape=(shape := read_shape(path)))
-    with engine:
-        assert kv_cells(engine._start, shape) * shape.kv_cell_bytes == engine.info.kv_bytes
+    settings = EXACT.model_copy(update={"kv_tokens": 1000})
+    with Engine(path, settings, shape=(shape := read_shape(path))) as engine:
+        assert kv_cells(start_command(path, settings), shape) * shape.kv_cell_bytes == engine.info.kv_bytes
 
 
 def test_a_model_that_comes_without_a_budget_keeps_to_that_of_the_others(load: Load, one: int) -> None:

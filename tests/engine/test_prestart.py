@@ -17,7 +17,7 @@ from waiting import wait_until
 
 from promptd import cli
 from promptd.engine import last_start, prestart
-from promptd.engine.client import Engine
+from promptd.engine.client import Engine, start_command
 from promptd.engine.messages import Start
 from promptd.engine.process import WorkerProcess
 
@@ -115,8 +115,7 @@ def test_a_memory_that_others_may_write_is_none(tiny: Callable[..., Path], remem
 def test_the_latest_commands_are_remembered_and_an_unwritable_folder_is_no_error(
     tiny: Callable[..., Path], remembering: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Engine(tiny(), FOLLOWS) as engine:
-        start = engine._start
+    start = start_command(tiny(), FOLLOWS)
     for number in range(last_start.MAX_ENTRIES + 1):
         last_start.remember((str(number),), start)
     assert last_start.recall(("0",)) is None

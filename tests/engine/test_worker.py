@@ -19,7 +19,7 @@ from waiting import wait_until
 from promptd.chat import Completion, Message
 from promptd.config import EngineSettings
 from promptd.engine import crashes, link, process
-from promptd.engine.client import Engine
+from promptd.engine.client import Engine, start_command
 from promptd.engine.options import Sampling
 from promptd.errors import InvalidEncoding, NotFound, PromptdError, RuntimeFailure, TimedOut
 
@@ -279,10 +279,8 @@ def test_a_file_that_cannot_be_loaded_is_one_clear_sentence(
 
 
 def test_a_worker_that_is_closed_before_it_is_opened_does_not_load(smollm2: Path) -> None:
-    with Engine(smollm2, EXACT) as engine:
-        start = engine._start
     ended = threading.Event()
-    closed = link.Link(start, lambda event: None, lambda link: ended.set())
+    closed = link.Link(start_command(smollm2, EXACT), lambda event: None, lambda link: ended.set())
     closed.close()
     with pytest.raises(RuntimeFailure, match="could not be started"):
         closed.open()
@@ -378,7 +376,7 @@ def test_the_parent_never_loads_llama_cpp() -> None:
 
 
 def test_the_worker_starts_without_the_parents_half_and_without_what_few_replies_need() -> None:
-    late = {"pydantic", "promptd.engine.client", "numpy", "diskcache", "llama_cpp.llama"}
+    late = {"pydantic", "promptd.engine.client", "promptd.engine.supervisor", "numpy", "diskcache", "llama_cpp.llama"}
     program = f"import sys, promptd.engine.worker; print({late} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout == "set()\n"

@@ -4,10 +4,12 @@ imported.
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from types import FrameType
 
 EXIT_INTERRUPTED = 128 + 2
 """What a shell reports for a process that SIGINT ended."""
@@ -19,6 +21,9 @@ def main() -> None:
     words = sys.argv[1:]
     try:
         if _will_load_a_model(words):
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                    signal.signal(number, _end)
             from promptd.engine.prestart import prestart
 
             prestart(_what_is_loaded(words))
@@ -27,6 +32,11 @@ def main() -> None:
         run(words)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """Leave as one who was ended by that signal, but clear up before: a worker has a temporary folder."""
+    sys.exit(128 + number)
 
 
 def _what_is_loaded(words: Sequence[str]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -56,9 +57,12 @@ def remember(command: Sequence[str], start: Start) -> None:
 def _read() -> list[_Entry]:
     """Return the entries, none where the file is not this user's alone, or cannot be read."""
     try:
-        with (cache_folder() / FILE).open("rb") as file:
-            status = os.fstat(file.fileno())
-            if status.st_uid != os.getuid() or status.st_mode & 0o022 or status.st_size > MAX_BYTES:
+        descriptor = os.open(cache_folder() / FILE, os.O_RDONLY | os.O_NONBLOCK)  # a pipe must not keep us
+        with open(descriptor, "rb") as file:  # noqa: PTH123 - of a descriptor
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
+                return []
+            if status.st_size > MAX_BYTES:
                 return []
             return msgspec.msgpack.decode(file.read(), type=list[_Entry])
     except (OSError, msgspec.DecodeError):

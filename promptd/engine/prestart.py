@@ -4,11 +4,12 @@ what the same command loaded the last time.
 
 from __future__ import annotations
 
+import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,19 @@ _commands: list[tuple[str, ...]] = []
 _lock = threading.Lock()
 
 
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put off signals that end the command to the end of the block.
+
+    msgspec 0.22.0 crashes the process when the handler of one raises while it looks at the types of messages.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def prestart(command: Sequence[str]) -> None:
     """Start the worker of the first model that will be loaded. If none is, it ends with this process.
 
@@ -58,18 +72,19 @@ def prestart(command: Sequence[str]) -> None:
     except OSError:
         near.close()
         return
-    # While the process starts:
-    from promptd.engine.channel import Channel
-    from promptd.engine.last_start import recall
-    from promptd.engine.messages import Event, with_spill_directory
+    with _uninterrupted():
+        # While the process starts:
+        from promptd.engine.channel import Channel
+        from promptd.engine.last_start import recall
+        from promptd.engine.messages import Event, with_spill_directory
 
-    channel: Channel[Event] = Channel(near, Event)  # type: ignore[arg-type]
-    spare = Spare(process, near, channel, tempfile.TemporaryDirectory(prefix=SPILL_PREFIX), recall(command))
-    _spare.append(spare)
-    _commands.append((*command,))
-    if spare.loads:
-        with suppress(OSError):  # it has died already
-            channel.send(with_spill_directory(spare.loads, spare.spill.name))
+        channel: Channel[Event] = Channel(near, Event)  # type: ignore[arg-type]
+        spare = Spare(process, near, channel, tempfile.TemporaryDirectory(prefix=SPILL_PREFIX), recall(command))
+        _spare.append(spare)
+        _commands.append((*command,))
+        if spare.loads:
+            with suppress(OSError):  # it has died already
+                channel.send(with_spill_directory(spare.loads, spare.spill.name))
 
 
 def take_spare(start: Start) -> Spare | None:

@@ -92,6 +92,23 @@ def test_ctrl_c_stops_the_reply_and_the_chat_goes_on(smollm2: Path) -> None:
         assert terminal.ended() == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_chat_that_is_ended_leaves_no_folder_behind(
+    smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    options = [word for option in (*ENDLESS, "max-tokens=100000") for word in ("-o", option)]
+    with _chat("--graph", f"file:{smollm2}", *options) as terminal:
+        terminal.wait_for("> ")
+        terminal.type("Tell me a story.\n")
+        terminal.wait_for("story.")
+        terminal.wait_for_more()
+        assert list(tmp_path.glob("promptd-spill-*"))
+        terminal.process.send_signal(number)
+        assert terminal.ended() == 128 + number
+    assert not list(tmp_path.iterdir())
+
+
 def test_ctrl_c_at_the_prompt_leaves() -> None:
     with _chat("--graph", "echo") as terminal:
         terminal.wait_for("> ")
@@ -100,13 +117,15 @@ def test_ctrl_c_at_the_prompt_leaves() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="only Linux tells a process's children in /proc")
-def test_ctrl_c_while_the_command_line_is_imported_says_nothing() -> None:
+@pytest.mark.parametrize("delay", [0.0, 0.004, 0.008, 0.016, 0.032, 0.064])
+def test_ctrl_c_while_the_command_line_is_imported_says_nothing(delay: float) -> None:
     with subprocess.Popen(
         [PROMPTD, "chat", "Hi"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         while not children.read_text():  # the worker process is there before anything else is imported
             time.sleep(0.001)
+        time.sleep(delay)
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=60) == ("", "")
         assert process.returncode == 130

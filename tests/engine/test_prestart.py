@@ -104,6 +104,15 @@ def test_a_damaged_memory_is_none(remembering: Path, content: bytes) -> None:
     assert last_start.recall(("chat",)) is None
 
 
+def test_a_memory_that_is_a_pipe_or_a_folder_is_none(remembering: Path) -> None:
+    remembering.parent.mkdir()
+    os.mkfifo(remembering)
+    assert last_start.recall(("chat",)) is None
+    remembering.unlink()
+    remembering.mkdir()
+    assert last_start.recall(("chat",)) is None
+
+
 def test_a_memory_that_others_may_write_is_none(tiny: Callable[..., Path], remembering: Path) -> None:
     prestarted("chat")
     with Engine(tiny(), FOLLOWS):

@@ -17,8 +17,9 @@ from functools import lru_cache
 
 from promptd.engine.confined import Refused, confined
 from promptd.engine.llama import Context, LlamaError, Vocabulary
-from promptd.engine.llama_grammar import Candidates, Grammar, schema_to_grammar
+from promptd.engine.llama_grammar import Candidates, Grammar
 from promptd.engine.llama_samplers import SamplerChain
+from promptd.engine.llama_schema import schema_to_grammar
 from promptd.errors import InvalidArgument, PromptdError, RuntimeFailure, TooLarge
 
 MAX_GRAMMAR_BYTES = 64 * 1024

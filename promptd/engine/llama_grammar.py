@@ -12,17 +12,10 @@ import numpy as np
 
 from promptd.engine.llama import Context, LlamaError, Vocabulary, last_error
 from promptd.engine.llama_bindings import bindings as _llama
-from promptd.engine.llama_bindings import submodule
 from promptd.engine.llama_samplers import SamplerChain
 
 ROOT = b"root"
 """The rule a grammar begins with."""
-
-_ANY_CHARACTER = r'char ::= [^"\\] |'
-_JSON_CHARACTER = r'char ::= [^"\\\x7F\x00-\x1F] |'
-"""llama-cpp-python's converter, older than llama.cpp's own (common/json-schema-to-grammar.cpp), lets line breaks into
-strings, which JSON does not allow.
-"""
 
 _ROW = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 """llama_token_data of llama.h"""
@@ -100,8 +93,3 @@ class Grammar:
     def accept(self, token: int) -> None:
         """Go on with `token`. llama.cpp ends the process for one that the grammar does not allow."""
         _llama.llama_sampler_accept(self._handle, token)
-
-
-def schema_to_grammar(schema: str) -> str:
-    """Return the GBNF of a JSON schema; raises whatever the converter raises for one it does not understand."""
-    return str(submodule("llama_grammar").json_schema_to_gbnf(schema)).replace(_ANY_CHARACTER, _JSON_CHARACTER)

@@ -66,6 +66,10 @@ def serve(
     settings = read()
     server = settings.server
     if check:
+        from promptd.server.daemon import UNIX_PREFIX, find_address
+
+        if not server.host.startswith(UNIX_PREFIX):
+            find_address(server.host, server.port, allow_remote=allow_remote or bool(server.keys))
         counts = (("graph", settings.graphs), ("guest", settings.guests), ("key", server.keys))
         print_line("the settings are right: " + ", ".join(_count(len(what), name) for name, what in counts))
         return

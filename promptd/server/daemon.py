@@ -58,6 +58,16 @@ def listen(host: str, port: int, *, allow_remote: bool = False) -> socket.socket
     """
     if host.startswith(UNIX_PREFIX):
         return listen_at(Path(host.removeprefix(UNIX_PREFIX)))
+    family, address = find_address(host, port, allow_remote=allow_remote)
+    try:
+        return socket.create_server(address, family=family, backlog=_BACKLOG)
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise InvalidArgument(f"cannot listen on {host} port {port}: {reason}; choose another with --port") from error
+
+
+def find_address(host: str, port: int, *, allow_remote: bool) -> tuple[int, tuple[str, int]]:
+    """Return the family and the address of a name; raises what `listen` does, but for what only binding shows."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except (OSError, UnicodeError) as error:
@@ -69,11 +79,7 @@ def listen(host: str, port: int, *, allow_remote: bool = False) -> socket.socket
             f"{host} can be reached from other machines, and nothing asks them for a key; listen on 127.0.0.1, "
             "add keys to [server] (`promptd key` makes one), or --allow-remote to let everyone use the models"
         )
-    try:
-        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
-    except OSError as error:
-        reason = os.strerror(error.errno or 0)
-        raise InvalidArgument(f"cannot listen on {host} port {port}: {reason}; choose another with --port") from error
+    return family, (str(address[0]), int(address[1]))
 
 
 def listen_at(path: Path) -> socket.socket:

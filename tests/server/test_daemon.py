@@ -237,6 +237,15 @@ def test_settings_can_be_checked_without_serving(tmp_path: Path) -> None:
         assert words in done.stderr
 
 
+def test_checking_settings_refuses_an_address_that_the_start_would_refuse() -> None:
+    words = [*COMMAND, "--graph", "one=echo", "--check", "--host", "0.0.0.0"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "nothing asks them for a key" in done.stderr
+    done = subprocess.run([*words, "--allow-remote"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_log_names_each_request(tmp_path: Path, guest_files: dict[str, Path]) -> None:
     config = tmp_path / "promptd.toml"
     config.write_text('[graphs.one]\nmodel = "echo"\n[server]\nlog = "json"\n')

@@ -16,6 +16,8 @@ from promptd.graphs.store import Store
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 """In a shell's background it is ignored, also by every program that the tests start and interrupt."""
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+"""Under nohup it is ignored."""
 
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")

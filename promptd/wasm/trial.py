@@ -31,6 +31,10 @@ _PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "XDG_CACHE_HOME", "PROMPTD_CACHE
 """The environment the process gets; no secrets are among it."""
 
 
+LINKER_FAILED = 127
+"""What glibc's dynamic linker ends a process with when it cannot map a library, here for want of memory (ld.so(8))."""
+
+
 def compile_apart(path: Path, name: str, seconds: float, memory: int) -> None:
     """Compile the guest in `path`, whom errors call `name`, and put it into the compile cache.
 
@@ -61,9 +65,10 @@ def compile_apart(path: Path, name: str, seconds: float, memory: int) -> None:
 def _failure(name: str, status: int, said: bytes, seconds: float, memory: int) -> PromptdError:
     if status == -signal.SIGALRM:
         return TooLarge(f"guest {name} takes longer than {seconds:g} s to compile; split its largest functions")
-    if status < 0:
+    if status < 0 or status == LINKER_FAILED:
+        cause = "the dynamic linker" if status > 0 else signal.Signals(-status).name
         return TooLarge(
-            f"compiling guest {name} was ended by {signal.Signals(-status).name}; "
+            f"compiling guest {name} was ended by {cause}; "
             f"it may have needed more than {memory // 1024**2} MiB of memory"
         )
     try:

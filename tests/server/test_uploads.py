@@ -18,8 +18,10 @@ from wasmtime import wat2wasm
 from wat_guests import HANDLER, LINES
 
 from promptd.config import GuestSettings, KeySettings, ServerSettings, Settings, UploadSettings
+from promptd.errors import TooLarge
 from promptd.server import documents, doors
 from promptd.server.keys import key_hash
+from promptd.wasm.trial import LINKER_FAILED, _failure
 
 MAX_SIZE = 100_000
 
@@ -203,6 +205,12 @@ def test_a_guest_whose_compiler_is_killed_or_eats_memory_is_refused(tmp_path: Pa
         assert "SIGKILL" in outcome[0].json()["error"]["message"]
         assert _upload(served, "good", GUEST).status_code == 201
     assert [path.name for path in (tmp_path / "guests").iterdir()] == ["good.wasm"]
+
+
+def test_a_compiler_that_has_no_memory_for_a_library_is_one_that_needed_too_much() -> None:
+    said = _failure("bomb", LINKER_FAILED, b"", 1.0, 2 * 1024**2)
+    assert isinstance(said, TooLarge)
+    assert "more than 2 MiB" in str(said)
 
 
 def _compilers() -> list[int]:

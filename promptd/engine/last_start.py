@@ -23,6 +23,11 @@ MAX_ENTRIES = 64
 """The commands that were run last are remembered."""
 MAX_BYTES = 1 << 20
 
+_UNUSABLE = (OSError, UnicodeError, RuntimeError)
+"""What a file raises, text that is not UTF-8 (msgspec 0.22.0 lets it through, and folders may be named so), and
+`Path.home` where there is none.
+"""
+
 _log = logging.getLogger(__name__)
 
 
@@ -44,14 +49,14 @@ def recall(command: Sequence[str]) -> Start | None:
 
 def remember(command: Sequence[str], start: Start) -> None:
     """Note that `command` has loaded a model so. A failure is logged and not raised: the next run is only slower."""
-    path = cache_folder() / FILE
     try:
+        path = cache_folder() / FILE
         latest = _Entry([*command], _files(start), start)
         others = [entry for entry in _read() if entry.command != latest.command]
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_whole(path, msgspec.msgpack.encode([latest, *others[: MAX_ENTRIES - 1]]))
-    except OSError as error:
-        _log.debug("cannot write %s: %s", path, error.strerror)
+    except _UNUSABLE as error:
+        _log.debug("cannot remember what was loaded: %s", error)
 
 
 def _read() -> list[_Entry]:
@@ -65,7 +70,7 @@ def _read() -> list[_Entry]:
             if status.st_size > MAX_BYTES:
                 return []
             return msgspec.msgpack.decode(file.read(), type=list[_Entry])
-    except (OSError, msgspec.DecodeError):
+    except (*_UNUSABLE, msgspec.DecodeError):
         return []
 
 

@@ -30,7 +30,6 @@ START_S = 60.0
 _PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "XDG_CACHE_HOME", "PROMPTD_CACHE_HOME", "LD_LIBRARY_PATH", "PYTHONPATH")
 """The environment the process gets; no secrets are among it."""
 
-
 LINKER_FAILED = 127
 """What glibc's dynamic linker ends a process with when it cannot map a library, here for want of memory (ld.so(8))."""
 

@@ -96,7 +96,13 @@ def test_a_model_file_that_has_changed_is_not_loaded_unchecked(tiny: Callable[..
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"no msgpack", msgspec.msgpack.encode([[["chat"], [[1]], {"type": "Start"}]])]
+    "content",
+    [
+        b"",
+        b"no msgpack",
+        b"\x91\x93\x91\xa1\xff\x90\x80",
+        msgspec.msgpack.encode([[["chat"], [[1]], {"type": "Start"}]]),
+    ],
 )
 def test_a_damaged_memory_is_none(remembering: Path, content: bytes) -> None:
     remembering.parent.mkdir()
@@ -129,6 +135,8 @@ def test_the_latest_commands_are_remembered_and_an_unwritable_folder_is_no_error
         last_start.remember((str(number),), start)
     assert last_start.recall(("0",)) is None
     assert last_start.recall(("1",)) == last_start.recall((str(last_start.MAX_ENTRIES),)) == start
+    last_start.remember(("/folder/\udcff", "chat"), start)
+    assert last_start.recall(("/folder/\udcff", "chat")) is None, "which is not UTF-8"
     monkeypatch.setenv("PROMPTD_CACHE_HOME", "/proc/no/folder")
     last_start.remember(("chat",), start)
     assert last_start.recall(("chat",)) is None

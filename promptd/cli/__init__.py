@@ -4,6 +4,8 @@ imported.
 
 from __future__ import annotations
 
+import gc
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -19,8 +21,10 @@ _MODEL_OPTIONS = ("--graph", "-o", "--option", "--config", "--nn-preload")
 def main() -> None:
     """Run the command line."""
     words = sys.argv[1:]
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # to look for some takes 10 ms; promptd needs none
     try:
         if _will_load_a_model(words):
+            gc.disable()  # until the guest runs: what is made by then stays, and looking through it takes its time
             for number in (signal.SIGTERM, signal.SIGHUP):
                 if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
                     signal.signal(number, _end)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from collections.abc import Sequence
@@ -105,6 +106,8 @@ def run_guest(
                     raise KeyboardInterrupt
 
             signal.signal(signal.SIGINT, on_interrupt)
+        gc.freeze()
+        gc.enable()
         try:
             code = session.run()
         except KeyboardInterrupt:

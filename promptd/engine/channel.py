@@ -6,6 +6,7 @@ model file has taken over can lie about a reply, but not reach further.
 
 from __future__ import annotations
 
+import select
 import socket
 from typing import Generic, TypeVar
 
@@ -59,6 +60,10 @@ class Channel(Generic[M]):
                 raise EOFError
             self._buffer += data
         return message
+
+    def comes(self, seconds: float) -> bool:
+        """Return whether there is something to receive within `seconds`, if only the other side's end."""
+        return bool(self._buffer or select.select((self._socket,), (), (), seconds)[0])
 
     def _take(self) -> M | None:
         """Return the first whole message in the buffer."""

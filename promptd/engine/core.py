@@ -117,6 +117,11 @@ class Core:
         """Whether there is a step to make."""
         return bool(self._scheduler.running or self._scheduler.waiting or self._raw.embedding)
 
+    @property
+    def may_get_turns(self) -> bool:
+        """Whether there is a conversation that makes no reply."""
+        return len(self._dialogues) > len(self._dialogues.replies)
+
     def handle(self, command: Command) -> list[Event]:
         """Do what the parent asks."""
         match command:

@@ -19,6 +19,10 @@ RENT_TOKENS = 128
 SmolLM2-135M 2,000 idle cells make a step of 1 token 0.65 ms longer and one of 16 tokens 7 ms, and saving and restoring
 a cell takes 25 to 35 us (docs/engine.md).
 """
+MOVED_CELLS = 256
+"""Between two steps no more idle sequences are saved once they had so many cells together: that takes a few
+milliseconds.
+"""
 
 
 class Memory(Protocol):
@@ -152,18 +156,35 @@ class KVCache:
         self.release(sequence)
 
     def decoded(self, tokens: int) -> None:
-        """Note that so many tokens were decoded; save and release an idle sequence whose cells have cost them more
-        time than that takes, if there is one and memory for it.
+        """Note that so many tokens were decoded; save and release idle sequences whose cells have cost them more time
+        than that takes, if there is memory for it.
         """
         self._decoded += tokens
+        if not self._idle or self._spill is None or not self._memory.divisible:
+            return
+        moved = 0
+        for sequence in [each for each, since in self._idle.items() if self._decoded - since >= RENT_TOKENS]:
+            if moved >= MOVED_CELLS:
+                return
+            if self._is_moved_cheaply(sequence, self._spill):
+                moved += sequence.computed
+                self.spill(sequence)
+            else:
+                self._idle[sequence] = self._decoded
+
+    def reclaim(self, cells: int) -> None:
+        """Save and release closed conversations until so many cells are free for it: what is computed now lies then
+        where they lay, and not behind them, where it would keep llama.cpp looking at their cells once they have left.
+        """
         if self._spill is None or not self._memory.divisible:
             return
-        for sequence, since in self._idle.items():
-            if self._decoded - since >= RENT_TOKENS:
-                if self._is_moved_cheaply(sequence, self._spill):
-                    self.spill(sequence)
-                    return
-                self._idle[sequence] = self._decoded
+        moved = 0
+        for sequence in [each for each in self._idle if each in self._retired]:
+            if moved >= min(cells, MOVED_CELLS):
+                return
+            if self._is_moved_cheaply(sequence, self._spill):
+                moved += sequence.computed
+                self.spill(sequence)
 
     def _is_moved_cheaply(self, sequence: Sequence, spill: Spill) -> bool:
         """Return whether most of a sequence's cells get free when it leaves, and memory has room for them."""

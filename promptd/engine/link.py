@@ -12,8 +12,8 @@ from pathlib import Path
 
 from promptd.engine.channel import Channel, ProtocolError
 from promptd.engine.messages import Command, Event, LoadFailed, Ready, Start, with_spill_directory
-from promptd.engine.prestart import SPILL_PREFIX, remember_start, take_spare
 from promptd.engine.process import WorkerProcess
+from promptd.engine.spare import SPILL_PREFIX, remember_start, take_spare
 from promptd.engine.statistics import EngineInfo
 from promptd.errors import BY_NAME, RuntimeFailure
 

@@ -121,8 +121,9 @@ class Vocabulary:
         spelt: bytes = _llama.llama_vocab_get_text(self._handle, token)
         return spelt.decode("utf-8", "replace")
 
+    @cached_property
     def special(self) -> list[tuple[int, str, int]]:
-        """Return (token, text, attributes) of the tokens llama.cpp partitions text on before it tokenises
+        """(token, text, attributes) of the tokens llama.cpp partitions text on before it tokenises
         (llama-vocab.cpp).
         """
         mask = ATTR_CONTROL | ATTR_USER_DEFINED | ATTR_UNKNOWN

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import blake2b
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -14,11 +18,12 @@ from promptd.engine.draft_model import SEQUENCES, DraftModel, check_draft
 from promptd.engine.kv_size import ModelShape, kv_cells
 from promptd.engine.messages import Start
 from promptd.engine.statistics import EngineInfo
-from promptd.engine.template import JinjaTemplate
 from promptd.errors import InvalidEncoding, NotFound, RuntimeFailure, UnsupportedOperation
 
+if TYPE_CHECKING:
+    from promptd.engine.template import JinjaTemplate
+
 GGUF_MAGIC = b"GGUF"
-FINGERPRINT_BYTES = 1024**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,8 @@ def load(start: Start) -> Loaded:
     llama.start()
     offload = start.target != "cpu" and llama.supports_gpu_offload()
     try:
-        model = llama.Model(path, gpu_layers=llama.ALL_LAYERS if offload else 0)
+        with _meanwhile(_import_the_rest):
+            model = llama.Model(path, gpu_layers=llama.ALL_LAYERS if offload else 0)
     except llama.LlamaError as error:
         kind = RuntimeFailure if "alloc" in str(error) else InvalidEncoding
         raise kind(f"llama.cpp cannot load {path.name}: {error}") from error
@@ -49,14 +55,15 @@ def load(start: Start) -> Loaded:
     cells = kv_cells(start, ModelShape(model.n_ctx_train, model.kv_cell_bytes))
     threads = start.threads or physical_cores()
     try:
-        context = llama.Context(
-            model,
-            cells=cells,
-            sequences=start.max_sequences,
-            step_tokens=start.step_tokens,
-            threads=threads,
-            offload=offload,
-        )
+        with _meanwhile(lambda: model.vocabulary.special):
+            context = llama.Context(
+                model,
+                cells=cells,
+                sequences=start.max_sequences,
+                step_tokens=start.step_tokens,
+                threads=threads,
+                offload=offload,
+            )
     except llama.LlamaError as error:
         size = cells * model.kv_cell_bytes // 1024**2
         raise RuntimeFailure(
@@ -68,6 +75,22 @@ def load(start: Start) -> Loaded:
         return Loaded(model, context, info)
     draft = _load_draft(start, model, info)
     return Loaded(model, context, msgspec.structs.replace(info, draft_bytes=draft.bytes), draft)
+
+
+@contextmanager
+def _meanwhile(work: Callable[[], object]) -> Iterator[None]:
+    """Let `work` be done on a thread of its own while the block waits for llama.cpp, and end with it."""
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+def _import_the_rest() -> None:
+    """Import what the worker needs after the model, jinja2 among it."""
+    import_module("promptd.engine.core")
 
 
 def _load_draft(start: Start, model: llama.Model, info: EngineInfo) -> DraftModel:
@@ -127,6 +150,8 @@ def chat_template(model: llama.Model) -> JinjaTemplate | None:
     """Return the model's own chat template, None where it has none; raises RuntimeFailure for one that is broken."""
     if model.template is None:
         return None
+    from promptd.engine.template import JinjaTemplate  # with jinja2: see `_import_the_rest`
+
     vocabulary = model.vocabulary
     variables = {"bos_token": vocabulary.text(vocabulary.bos), "eos_token": vocabulary.text(vocabulary.eos)}
     return JinjaTemplate(model.template, variables)
@@ -151,14 +176,6 @@ def _check_magic(path: Path) -> None:
         raise RuntimeFailure(f"cannot read model file {path}: {error.strerror}") from error
     if magic != GGUF_MAGIC:
         raise InvalidEncoding(f"{path.name} is not a GGUF file: it does not begin with the letters GGUF")
-
-
-def fingerprint(path: Path) -> bytes:
-    """Return what tells a model file from others: a digest of its metadata's beginning, with its size and age."""
-    status = path.stat()
-    with path.open("rb") as file:
-        head = file.read(FINGERPRINT_BYTES)
-    return blake2b(head + f"{status.st_size} {status.st_mtime_ns}".encode(), digest_size=32).digest()
 
 
 def physical_cores() -> int:

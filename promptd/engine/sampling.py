@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from array import array
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from promptd.engine.llama import Context, Vocabulary
@@ -14,6 +15,10 @@ from promptd.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from promptd.engine.llama_grammar import Candidates
+    from promptd.engine.llama_greedy import Likeliest
+
+NUMPY_PAYS = 512
+"""Greedy tokens a worker samples before it imports numpy for them, which takes as long as is saved on so many."""
 
 
 class Sampler(Protocol):
@@ -31,6 +36,7 @@ class Samplers:
         self._vocabulary = vocabulary
         self._context = context
         self._candidates: Candidates | None = None
+        self._greedy_tokens = 0
 
     def make(self, sampling: Sampling, prompt: array[int]) -> Sampler:
         """Return a fresh sampler; raises InvalidArgument or TooLarge for a grammar that cannot be kept to, and
@@ -43,9 +49,21 @@ class Samplers:
         vocabulary = self._vocabulary
         ends = vocabulary.ends if sampling.ignore_end else array(TOKEN_CODE)
         chain = sampler_chain(sampling, vocabulary.size, prompt, ends=ends, most=self._context, vocabulary=vocabulary)
-        if not sampling.grammar and not sampling.json_schema:
-            return chain
-        return self._with_grammar(chain, sampling)
+        if sampling.grammar or sampling.json_schema:
+            return self._with_grammar(chain, sampling)
+        biases = _biases(sampling, ends)
+        if _is_greedy(sampling, self._context) and len(dict(biases)) == len(biases):
+            return GreedySampler(chain, biases, self)
+        return chain
+
+    def likeliest(self, biases: Sequence[tuple[int, float]]) -> Likeliest | None:
+        """Return what finds a greedy reply's next tokens without its chain, None while that does not pay yet."""
+        self._greedy_tokens += 1
+        if self._greedy_tokens < NUMPY_PAYS:
+            return None
+        from promptd.engine.llama_greedy import Likeliest
+
+        return Likeliest(self._vocabulary.size, biases)
 
     def _with_grammar(self, chain: SamplerChain, sampling: Sampling) -> Sampler:
         from promptd.engine.grammar import GrammarSampler, gbnf  # with numpy, which other replies need not wait for
@@ -56,6 +74,24 @@ class Samplers:
             return chain
         self._candidates = self._candidates or Candidates(self._vocabulary.size)
         return GrammarSampler(self._vocabulary, chain, grammar, self._candidates)
+
+
+class GreedySampler:
+    """The sampler of a greedy reply that only looks at the logits."""
+
+    def __init__(self, chain: SamplerChain, biases: Sequence[tuple[int, float]], samplers: Samplers) -> None:
+        """`chain` does the same with `biases`, slower."""
+        self._chain = chain
+        self._biases = biases
+        self._samplers = samplers
+        self._likeliest: Likeliest | None = None
+
+    def sample(self, context: Context, index: int) -> int:
+        """Choose the token that follows batch index `index` of the last step."""
+        if self._likeliest is None:
+            self._likeliest = self._samplers.likeliest(self._biases)
+        found = self._likeliest.find(context, index) if self._likeliest else None
+        return self._chain.sample(context, index) if found is None else found
 
 
 def sampler_chain(
@@ -73,7 +109,7 @@ def sampler_chain(
     would change nothing are left out: each walks the whole vocabulary for every token.
     """
     chain = SamplerChain()
-    if biases := (*sampling.logit_bias, *((end, float("-inf")) for end in ends or ())):
+    if biases := _biases(sampling, ends or ()):
         chain.add_bias(n_vocab, biases)
     seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
     if sampling.temperature > 0 and sampling.mirostat:
@@ -111,16 +147,39 @@ def _add_penalties(
     most: int,
     vocabulary: Vocabulary | None,
 ) -> None:
-    last = most if sampling.penalty_last_n < 0 else min(sampling.penalty_last_n, most)
-    penalises = (sampling.repeat_penalty, sampling.presence_penalty, sampling.frequency_penalty) != (1.0, 0.0, 0.0)
-    if penalises and last:
+    last = _penalised(sampling, most)
+    if last:
         chain.add_penalties(
             n_vocab, last, sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty
         )
-    dry = most if sampling.dry_penalty_last_n < 0 else min(sampling.dry_penalty_last_n, most)
-    dries = sampling.dry_multiplier > 0 and dry > 0 and vocabulary is not None
-    if dries and vocabulary is not None:
+    dry = _dried(sampling, most) if vocabulary is not None else 0
+    if dry and vocabulary is not None:
         chain.add_dry(vocabulary, sampling.dry_multiplier, sampling.dry_base, sampling.dry_allowed_length, dry)
-    back = max(last if penalises else 0, dry if dries else 0)
+    back = max(last, dry)
     for token in prompt[-back:] if back else ():
         chain.accept(token)
+
+
+def _biases(sampling: Sampling, ends: Iterable[int]) -> tuple[tuple[int, float], ...]:
+    """Return what is added to the logits of some tokens: those that end a turn become impossible."""
+    return (*sampling.logit_bias, *((end, float("-inf")) for end in ends))
+
+
+def _is_greedy(sampling: Sampling, most: int) -> bool:
+    """Return whether the likeliest token is taken, whatever came before."""
+    greedy = sampling.temperature == 0 and sampling.dynatemp_range == 0
+    return greedy and not _penalised(sampling, most) and not _dried(sampling, most)
+
+
+def _penalised(sampling: Sampling, most: int) -> int:
+    """Return how many of the last tokens are made less likely."""
+    if (sampling.repeat_penalty, sampling.presence_penalty, sampling.frequency_penalty) == (1.0, 0.0, 0.0):
+        return 0
+    return most if sampling.penalty_last_n < 0 else min(sampling.penalty_last_n, most)
+
+
+def _dried(sampling: Sampling, most: int) -> int:
+    """Return how many of the last tokens are not to be repeated."""
+    if sampling.dry_multiplier <= 0:
+        return 0
+    return most if sampling.dry_penalty_last_n < 0 else min(sampling.dry_penalty_last_n, most)

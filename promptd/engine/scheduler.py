@@ -133,8 +133,9 @@ class Scheduler:
         step: list[Work] = []
         self._serve(decoding, self._step_tokens, step)
         served = len(step)
-        left = self._prefill.tokens(served, len(_guests(decoding)), len(_guests(prefilling))) if prefilling else 0
-        self._serve(prefilling, left, step)
+        if prefilling:
+            left = self._prefill.tokens(served, len(_guests(decoding)), len(_guests(prefilling)))
+            self._serve(prefilling, left, step)
         if step:
             self.counters.steps += 1
             self.counters.widths[len(step)] += 1
@@ -273,6 +274,8 @@ class Scheduler:
 
         Only a guest that waits for its own quota holds up nobody else.
         """
+        if not self.waiting:
+            return
         full: set[str] = set()
         while guests := {guest: first for guest, first in _guests(self.waiting).items() if guest not in full}:
             guest = min(guests, key=self._fair.served)
@@ -316,6 +319,7 @@ class Scheduler:
             kv.park(sequence)
             return Admission.OVER_QUOTA if over else Admission.NO_ROOM
         self._count_cached(generation, sequence.computed)
+        kv.reclaim(_own(generation))
         kv.announce(sequence)
         sequence.state = SequenceState.PREFILL
         self.waiting.remove(generation)

@@ -28,8 +28,17 @@ WORTH_SPILLING = 4
 """Fewer tokens than this cost no more to prefill than to keep."""
 RETIRED_SHARE = 4
 """One part in this many of the memory budget is for what closed conversations leave behind."""
+FINGERPRINT_BYTES = 1024**2
 _DIGEST_BYTES = 32
 _SMOOTHING = 0.2
+
+
+def fingerprint(path: Path) -> bytes:
+    """Return what tells a model file from others: a digest of its metadata's beginning, with its size and age."""
+    status = path.stat()
+    with path.open("rb") as file:
+        head = file.read(FINGERPRINT_BYTES)
+    return blake2b(head + f"{status.st_size} {status.st_mtime_ns}".encode(), digest_size=_DIGEST_BYTES).digest()
 
 
 class States(Protocol):

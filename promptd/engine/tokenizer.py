@@ -64,7 +64,7 @@ class Tokenizer:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
-        specials = [_Special(*entry) for entry in vocabulary.special()]
+        specials = [_Special(*entry) for entry in vocabulary.special]
         self._specials = sorted(
             (special for special in specials if special.text), key=lambda special: -len(special.text.encode())
         )

@@ -6,22 +6,32 @@ Started by link.py, which gives it one end of a socket pair. It ends when the ot
 from __future__ import annotations
 
 import ctypes
+import gc
 import signal
 import socket
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from promptd.engine.channel import Channel, ProtocolError
-from promptd.engine.core import Core
-from promptd.engine.loading import fingerprint, load
+from promptd.engine.loading import load
 from promptd.engine.messages import Command, Event, LoadFailed, Ready, Start
 from promptd.engine.quota import Quotas
-from promptd.engine.spill import Spill
 from promptd.errors import PromptdError, code_of
+
+if TYPE_CHECKING:
+    from promptd.engine.core import Core
 
 COMMAND_SECONDS = 0.02
 """How long new commands, which have prompts to tokenise, may hold up replies that are being made."""
+
+GATHER_SECONDS = 0.003
+"""How long a worker that was idle waits for the next of several turns that come at once, so that they begin in one step
+and go on together.
+"""
+GATHER_SECONDS_ALL = 0.01
+"""How long it waits for them altogether."""
 
 _PR_SET_PDEATHSIG = 1
 """linux/prctl.h"""
@@ -38,6 +48,9 @@ def main(descriptor: int) -> int:
             return 2
         try:
             loaded = load(start)
+            from promptd.engine.core import Core  # which has been imported while the model was loaded
+            from promptd.engine.spill import Spill, fingerprint
+
             core = Core(
                 loaded,
                 step_tokens=start.step_tokens,
@@ -59,6 +72,8 @@ def main(descriptor: int) -> int:
             channel.send(LoadFailed(code_of(error).name, str(error)))
             return 1
         channel.send(Ready(core.loaded.info))
+        gc.freeze()
+        gc.enable()
         while True:
             _serve(channel, core)
     except (EOFError, OSError):
@@ -73,13 +88,27 @@ def main(descriptor: int) -> int:
 
 def _serve(channel: Channel[Command], core: Core) -> None:
     """Take the commands that are there, waiting for one if there is nothing else to do, and make one step."""
+    idle = not core.busy
     until: float | None = None
     while (command := channel.receive(wait=not core.busy)) is not None:
         until = until or time.monotonic() + COMMAND_SECONDS
         _send(channel, core.handle(command))
         if core.busy and time.monotonic() > until:
             break
+    if idle:
+        _gather(channel, core)
     _send(channel, core.step())
+
+
+def _gather(channel: Channel[Command], core: Core) -> None:
+    """Wait a moment for turns of conversations that make none, before the first step: those that begin while all cores
+    are busy with it wait for much longer.
+    """
+    until = time.monotonic() + GATHER_SECONDS_ALL
+    while core.may_get_turns and time.monotonic() < until and channel.comes(GATHER_SECONDS):
+        command = channel.receive(wait=False)
+        if command is not None:
+            _send(channel, core.handle(command))
 
 
 def _send(channel: Channel[Command], events: list[Event]) -> None:

@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from filelock import FileLock, Timeout
-
 from promptd.errors import InvalidEncoding, PromptdError, RuntimeFailure, TooLarge
 from promptd.graphs.digest import Digest
 from promptd.graphs.progress import Progress
@@ -57,6 +55,8 @@ def disk_error(error: OSError, path: Path) -> PromptdError:
 @contextmanager
 def exclusive(lock: Path, progress: Progress, what: str) -> Iterator[None]:
     """Hold the lock file `lock` against other threads and processes, saying so where that means waiting."""
+    from filelock import FileLock, Timeout  # 7 ms of imports that a command which pulls nothing need not wait for
+
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         held = FileLock(lock, mode=0o664, thread_local=False)

@@ -37,7 +37,11 @@ def _checked_digest(text: object) -> Digest:
 
 class _Table(BaseModel):
     model_config = ConfigDict(
-        extra="forbid", frozen=True, alias_generator=lambda name: name.replace("_", "-"), populate_by_name=True
+        extra="forbid",
+        frozen=True,
+        alias_generator=lambda name: name.replace("_", "-"),
+        populate_by_name=True,
+        defer_build=True,  # many a command never looks into the catalog
     )
 
 

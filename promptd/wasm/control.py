@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import Context, copy_context
 
 from promptd.wasm.traps import GuestDeadline, GuestTrap
@@ -21,9 +21,16 @@ class Stopped(Exception):
 class Control:
     """Shared by the guest's thread, the thread that waits for it, and any thread that stops it."""
 
-    def __init__(self, guest: str, wake: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        guest: str,
+        wake: Callable[[], None] = lambda: None,
+        paused: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """`wake` is called when the guest is stopped; `paused` surrounds each host call: there are no ticks for it."""
         self._guest = guest
         self._wake = wake
+        self._paused = paused
         self._lock = threading.Lock()
         self._cancels: list[Callable[[], None]] = []
         self._seconds: float | None = None
@@ -94,7 +101,8 @@ class Control:
         self.host_calls += 1
         self.in_host_call = True
         try:
-            yield
+            with self._paused():
+                yield
         finally:
             self.in_host_call = False
         self.check()

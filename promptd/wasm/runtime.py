@@ -1,4 +1,4 @@
-"""The wasmtime engine all guests of a process share, and the thread that advances its epoch while guests run."""
+"""The wasmtime engine all guests of a process share, and the thread that advances its epoch while guests compute."""
 
 from __future__ import annotations
 
@@ -61,6 +61,8 @@ class Runtime:
         self._lock = threading.Lock()
         self._busy = threading.Event()
         self._running = 0
+        self._computing = 0
+        """How many of those are not in a host call."""
         self._sleepers: Counter[str] = Counter()
         self._readers = 0
         self._closed = False
@@ -97,7 +99,9 @@ class Runtime:
 
     @contextmanager
     def running(self, guest: str) -> Iterator[None]:
-        """Advance the epoch while `guest` runs in the block; Busy when too many stopped instances are still asleep."""
+        """Advance the epoch while `guest` runs in the block and is not `paused`; Busy when too many stopped instances
+        are still asleep.
+        """
         with self._lock:
             asleep, of_all = self._sleepers[guest], self._sleepers.total()
             if asleep >= SLEEPERS_LIMIT:
@@ -108,7 +112,7 @@ class Runtime:
             if of_all >= ALL_SLEEPERS_LIMIT:
                 raise Busy(f"{of_all} stopped guests still sleep inside a WASI call; restart promptd to be rid of them")
             self._running += 1
-            self._busy.set()
+            self._computes(1)
             if self._ticker is None:
                 self._ticker = threading.Thread(target=self._tick, name="promptd-epoch", daemon=True)
                 self._ticker.start()
@@ -117,8 +121,26 @@ class Runtime:
         finally:
             with self._lock:
                 self._running -= 1
-                if not self._running:
-                    self._busy.clear()
+                self._computes(-1)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Not advance the epoch for a running guest while the block, a host call of it, runs."""
+        with self._lock:
+            self._computes(-1)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._computes(1)
+
+    def _computes(self, change: int) -> None:
+        """The lock is held."""
+        self._computing += change
+        if self._computing == 0:
+            self._busy.clear()
+        elif self._computing == change:  # the first
+            self._busy.set()
 
     def count_sleeper(self, guest: str, change: int) -> None:
         """Note that a stopped instance of `guest` is left asleep (1), or has woken and gone (-1)."""

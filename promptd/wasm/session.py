@@ -62,7 +62,7 @@ class Session:
         self._stdin = stdio.stdin
         piped = guest.format == "component" and (guest.splices or bool(grant.dirs))  # see component_lines.py
         self._streams = Streams(stdio, grant.limits.output, pipe_lines=piped)
-        self._control = Control(guest.name, self._streams.wake)
+        self._control = Control(guest.name, self._streams.wake, runtime.paused)
         self._nn = Nn(guest.name, grant, graphs, self._control, self._streams.write_partial, identity)
         self._instance: GuestInstance | None = None
         self._call: Call | None = None

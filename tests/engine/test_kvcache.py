@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from promptd.engine import llama
-from promptd.engine.kvcache import KVCache
+from promptd.engine.kvcache import MOVED_CELLS, RENT_TOKENS, KVCache
 from promptd.engine.sequence import Sequence
+from promptd.engine.spill import Spill
 
 CELLS, SLOTS = 512, 3
 
@@ -16,8 +17,8 @@ CELLS, SLOTS = 512, 3
 class Cache(KVCache):
     """A KVCache on a real llama_context, which it fills as a step would."""
 
-    def __init__(self, context: llama.Context) -> None:
-        super().__init__(context, context.cells, SLOTS)
+    def __init__(self, context: llama.Context, spill: Spill | None = None, slots: int = SLOTS) -> None:
+        super().__init__(context, context.cells, slots, spill)
         self.context = context
         self.batch = llama.Batch(CELLS)
 
@@ -42,12 +43,23 @@ class Cache(KVCache):
 
 
 @pytest.fixture
-def cache(tiny: Callable[..., Path]) -> Iterator[Cache]:
+def context(tiny: Callable[..., Path]) -> llama.Context:
     llama.start()
     model = llama.Model(tiny(context=CELLS), gpu_layers=0)
-    context = llama.Context(model, cells=CELLS, sequences=SLOTS, step_tokens=CELLS, threads=1, offload=False)
+    context = llama.Context(model, cells=CELLS, sequences=2 * SLOTS, step_tokens=CELLS, threads=1, offload=False)
     assert context.cells == CELLS
+    return context
+
+
+@pytest.fixture
+def cache(context: llama.Context) -> Cache:
     return Cache(context)
+
+
+@pytest.fixture
+def saving(context: llama.Context) -> Cache:
+    """A cache that has room for many, and memory for what leaves it."""
+    return Cache(context, Spill(context, memory=1 << 26, disk=0, directory=None, model=b"model"), 2 * SLOTS)
 
 
 def test_cells_are_counted_as_they_are_taken_and_given_back(cache: Cache) -> None:
@@ -131,3 +143,52 @@ def test_the_accounts_agree_with_llama_cpp(cache: Cache) -> None:
         cache.batch.clear()
         cache.batch.add(array("i", [20]), other.computed, other.slot or 0, output=True)
         cache.context.decode(cache.batch)
+
+
+def test_idle_sequences_leave_together_once_others_have_decoded_for_long(saving: Cache) -> None:
+    idle = [saving.resident_sequence(30) for _ in range(4)]
+    busy = Sequence("busy")
+    assert saving.activate(busy)
+    saving.decoded(RENT_TOKENS - 1)
+    assert [each.computed for each in idle] == [30] * 4
+    saving.decoded(1)
+    assert [each.computed for each in idle] == [0] * 4
+    assert (saving.used, saving.evictions) == (0, 0)
+    for each in idle:
+        assert saving.activate(each)
+        saving.wake(each)
+        assert each.computed == 29, "all but the last token, which is decoded for its logits"
+
+
+def test_no_more_leave_between_two_steps_than_is_saved_in_a_moment(saving: Cache) -> None:
+    large = MOVED_CELLS - 100
+    idle = [saving.resident_sequence(large), saving.resident_sequence(101), saving.resident_sequence(30)]
+    saving.decoded(RENT_TOKENS)
+    assert [each.computed for each in idle] == [0, 0, 30]
+    saving.decoded(1)
+    assert [each.computed for each in idle] == [0, 0, 0]
+
+
+def test_closed_conversations_make_place_for_what_is_computed_next(saving: Cache) -> None:
+    *closed, kept = (saving.resident_sequence(tokens) for tokens in (40, 40, 40, 50))
+    for number, each in enumerate((*closed, kept)):
+        each.tokens[0] += number  # no one of them begins like another
+        saving.park(each)
+    for each in closed:
+        saving.retire(each)
+    saving.reclaim(41)
+    assert [each.computed for each in (*closed, kept)] == [0, 0, 40, 50]
+    saving.reclaim(1000)
+    assert [each.computed for each in (*closed, kept)] == [0, 0, 0, 50], "conversations that live stay"
+    again = Sequence("guest", closed[0].tokens[:])
+    assert saving.activate(again)
+    saving.wake(again)
+    assert again.computed == 39
+
+
+def test_without_memory_to_save_to_closed_conversations_stay(cache: Cache) -> None:
+    closed = cache.resident_sequence(40)
+    cache.retire(closed)
+    cache.reclaim(100)
+    cache.decoded(2 * RENT_TOKENS)
+    assert closed.computed == 40

@@ -17,6 +17,7 @@ from waiting import wait_until
 
 from promptd import cli
 from promptd.engine import last_start, prestart
+from promptd.engine import spare as spare_module
 from promptd.engine.client import Engine, start_command
 from promptd.engine.messages import Start
 from promptd.engine.process import WorkerProcess
@@ -26,7 +27,7 @@ FOLLOWS = EXACT.model_copy(update={"threads": None})
 
 def prestarted(*command: str) -> WorkerProcess:
     prestart.prestart(command)
-    return prestart._spare[-1].process
+    return spare_module._spare[-1].process
 
 
 @pytest.fixture(autouse=True)
@@ -34,10 +35,10 @@ def remembering(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Pat
     """Return the file of what commands loaded last, in a folder of this test's own."""
     monkeypatch.setenv("PROMPTD_CACHE_HOME", str(tmp_path / "cache"))
     yield tmp_path / "cache" / last_start.FILE
-    for spare in prestart._spare:
+    for spare in spare_module._spare:
         spare.discard()
-    prestart._spare.clear()
-    prestart._commands.clear()
+    spare_module._spare.clear()
+    spare_module._commands.clear()
 
 
 def remembered() -> Start:
@@ -49,7 +50,7 @@ def remembered() -> Start:
 def test_a_command_begins_with_what_it_loaded_the_last_time(tiny: Callable[..., Path], remembering: Path) -> None:
     model = tiny()
     first = prestarted("run", "--graph", "a=b")
-    assert prestart._spare[0].loads is None
+    assert spare_module._spare[0].loads is None
     with Engine(model, FOLLOWS) as engine:
         assert engine.stats().worker_pid == first.pid
         wait_until(remembering.exists)
@@ -57,7 +58,7 @@ def test_a_command_begins_with_what_it_loaded_the_last_time(tiny: Callable[..., 
     written = remembering.read_bytes()
     for _ in range(2):
         again = prestarted("run", "--graph", "a=b")
-        loads = prestart._spare[0].loads
+        loads = spare_module._spare[0].loads
         assert loads is not None
         assert loads.path == str(model)
         with Engine(model, FOLLOWS) as engine:
@@ -65,7 +66,7 @@ def test_a_command_begins_with_what_it_loaded_the_last_time(tiny: Callable[..., 
             assert engine.count_tokens("Hello world") > 2
     assert remembering.read_bytes() == written
     prestarted("run", "--graph", "a=c")
-    assert prestart._spare[0].loads is None, "another command"
+    assert spare_module._spare[0].loads is None, "another command"
 
 
 def test_a_memory_that_is_wrong_costs_a_process_and_nothing_else(tiny: Callable[..., Path], remembering: Path) -> None:
@@ -74,7 +75,7 @@ def test_a_memory_that_is_wrong_costs_a_process_and_nothing_else(tiny: Callable[
     with Engine(model, FOLLOWS):
         wait_until(remembering.exists)
     wrong = prestarted("chat")
-    spill = Path(prestart._spare[0].spill.name)
+    spill = Path(spare_module._spare[0].spill.name)
     assert spill.exists()
     with Engine(model, FOLLOWS.model_copy(update={"kv_tokens": 512})) as engine:
         assert engine.stats().worker_pid != wrong.pid
@@ -162,7 +163,10 @@ def test_a_prestarted_process_that_died_is_not_missed(tiny: Callable[..., Path])
 
 
 def test_a_prestarted_process_that_nobody_needs_ends_with_its_parent() -> None:
-    program = "from promptd.engine import prestart as p; p.prestart([]); print(p._spare[0].process.pid)"
+    program = (
+        "from promptd.engine.prestart import prestart; prestart([]);"
+        " from promptd.engine.spare import _spare; print(_spare[0].process.pid)"
+    )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     wait_until(lambda: not Path(f"/proc/{int(ran.stdout)}").exists() if Path("/proc/self").exists() else True)
 

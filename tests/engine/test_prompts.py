@@ -56,7 +56,7 @@ class Talk:
 
     def text(self, tokens: array[int]) -> str:
         """Return tokens as text, special ones spelt."""
-        special = {token: text for token, text, _ in self.vocabulary.special()}
+        special = {token: text for token, text, _ in self.vocabulary.special}
         return "".join(special.get(token) or self.vocabulary.piece(token).decode() for token in tokens)
 
 

@@ -37,7 +37,7 @@ def own_template(model: llama.Model) -> ChatTemplate:
 @pytest.fixture(scope="module")
 def control(vocabulary: llama.Vocabulary) -> frozenset[int]:
     forbidden = llama.ATTR_CONTROL | llama.ATTR_UNKNOWN
-    return frozenset(token for token, _, flags in vocabulary.special() if flags & forbidden)
+    return frozenset(token for token, _, flags in vocabulary.special if flags & forbidden)
 
 
 def encode(tokenizer: Tokenizer, template: ChatTemplate, contents: Sequence[str]) -> list[int]:
@@ -169,7 +169,7 @@ def test_text_that_continues_gets_no_space_before_it(tiny_vocabulary: llama.Voca
 def test_user_defined_tokens_are_parsed_unless_they_look_like_control_tokens(
     tiny_vocabulary: llama.Vocabulary,
 ) -> None:
-    by_text = {text: token for token, text, _ in tiny_vocabulary.special()}
+    by_text = {text: token for token, text, _ in tiny_vocabulary.special}
     tokens = encode(Tokenizer(tiny_vocabulary), RawTemplate(), ["a<tool>b<|soft|>c<unk><s>"])
     assert by_text["<tool>"] in tokens
     assert not {by_text["<|soft|>"], by_text["<unk>"], by_text["<s>"]} & set(tokens[1:])

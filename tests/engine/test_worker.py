@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,8 +19,10 @@ from waiting import wait_until
 
 from promptd.chat import Completion, Message
 from promptd.config import EngineSettings
-from promptd.engine import crashes, link, process
+from promptd.engine import crashes, link, process, worker
+from promptd.engine.channel import Channel
 from promptd.engine.client import Engine, start_command
+from promptd.engine.messages import Close, Command, Event
 from promptd.engine.options import Sampling
 from promptd.errors import InvalidEncoding, NotFound, PromptdError, RuntimeFailure, TimedOut
 
@@ -395,3 +398,49 @@ def test_the_memory_shown_of_a_worker_is_what_the_kernel_says(engine: Engine, as
     rollup = Path(f"/proc/{stats.worker_pid}/smaps_rollup").read_text()
     (resident,) = re.findall(r"^Rss:\s+(\d+) kB", rollup, re.MULTILINE)
     assert stats.rss == pytest.approx(int(resident) * 1024, rel=0.05)
+
+
+class _Core:
+    """Stands for a core whose `expected` conversations take a turn, each as that of the one before is taken."""
+
+    def __init__(self, far: socket.socket, expected: int) -> None:
+        self._channel: Channel[Command] = Channel(far, Command)  # type: ignore[arg-type]
+        self._left = expected
+        self.taken: list[Command] = []
+
+    @property
+    def may_get_turns(self) -> bool:
+        return self._left > 0
+
+    def handle(self, command: Command) -> list[Event]:
+        self._left -= 1
+        self.taken.append(command)
+        self._channel.send(Close(len(self.taken)))
+        return []
+
+
+@pytest.mark.parametrize("expected", [0, 1, 5])
+def test_turns_that_come_one_after_the_other_begin_in_one_step_while_there_may_be_more(expected: int) -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        core = _Core(far, expected)
+        core._channel.send(Close(0))
+        worker._gather(Channel(near, Command), core)  # type: ignore[arg-type]
+        assert core.taken == [Close(number) for number in range(expected)]
+
+
+def test_no_turn_is_waited_for_that_does_not_come() -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        core = _Core(far, 1)
+        worker._gather(Channel(near, Command), core)  # type: ignore[arg-type]
+        assert core.taken == []
+
+
+def test_the_parent_s_end_is_seen_while_more_turns_are_waited_for() -> None:
+    near, far = socket.socketpair()
+    with near:
+        core = _Core(far, 1)
+        far.close()
+        with pytest.raises(EOFError):
+            worker._gather(Channel(near, Command), core)  # type: ignore[arg-type]

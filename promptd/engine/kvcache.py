@@ -8,6 +8,7 @@ from array import array
 from collections import OrderedDict
 from typing import Protocol
 
+from promptd.engine.cells import Cells
 from promptd.engine.prefix_tree import PrefixTree
 from promptd.engine.quota import Quotas, held
 from promptd.engine.sequence import Sequence, SequenceState
@@ -52,9 +53,8 @@ class KVCache:
         self._quotas = quotas or Quotas(None, {}, cells=cells, slots=slots)
         self._memory = memory
         self._spill = spill
-        self._free_cells = list(range(cells))
+        self._cells = Cells(cells)
         self._free_slots = list(range(slots))
-        self._extra_holders: dict[int, int] = {}
         self._residents: set[Sequence] = set()
         self._guests: dict[str, set[Sequence]] = {}
         """The residents of each guest that has any."""
@@ -67,7 +67,6 @@ class KVCache:
         self._announced: dict[Sequence, int] = {}
         """Active sequences, by the order in which they were announced."""
         self._announcements = 0
-        self.total = cells
         self.evictions = 0
 
     @property
@@ -81,14 +80,19 @@ class KVCache:
         return len(self._retired)
 
     @property
+    def total(self) -> int:
+        """All cells."""
+        return self._cells.total
+
+    @property
     def used(self) -> int:
         """Cells that hold a token."""
-        return self.total - len(self._free_cells)
+        return self.total - self.free
 
     @property
     def free(self) -> int:
         """Cells that hold none."""
-        return len(self._free_cells)
+        return self._cells.free
 
     @property
     def divisible(self) -> bool:
@@ -172,23 +176,9 @@ class KVCache:
             else:
                 self._idle[sequence] = self._decoded
 
-    def reclaim(self, cells: int) -> None:
-        """Save and release closed conversations until so many cells are free for it: what is computed now lies then
-        where they lay, and not behind them, where it would keep llama.cpp looking at their cells once they have left.
-        """
-        if self._spill is None or not self._memory.divisible:
-            return
-        moved = 0
-        for sequence in [each for each in self._idle if each in self._retired]:
-            if moved >= min(cells, MOVED_CELLS):
-                return
-            if self._is_moved_cheaply(sequence, self._spill):
-                moved += sequence.computed
-                self.spill(sequence)
-
     def _is_moved_cheaply(self, sequence: Sequence, spill: Spill) -> bool:
         """Return whether most of a sequence's cells get free when it leaves, and memory has room for them."""
-        shared = sum(map(self._extra_holders.__contains__, sequence.cells)) if self._extra_holders else 0
+        shared = self._cells.shared(sequence.cells)
         return 2 * shared < sequence.computed and spill.affords(sequence, retired=sequence in self._retired)
 
     def wake(self, sequence: Sequence) -> None:
@@ -279,16 +269,14 @@ class KVCache:
         while quota is not None and held(self._guests.get(guest, ()), quota - cells) + cells > quota:
             if not self._evict(guest):
                 return False
-        while len(self._free_cells) < cells:
+        while self.free < cells:
             if not self._evict():
                 return False
         return True
 
     def extend(self, sequence: Sequence, tokens: int) -> None:
         """Take cells for the next `tokens` pending tokens of an active sequence; `make_room` has made them free."""
-        if tokens:
-            sequence.cells += self._free_cells[-tokens:]
-            del self._free_cells[-tokens:]
+        sequence.cells += self._cells.take(tokens)
 
     def truncate(self, sequence: Sequence, length: int) -> None:
         """Keep only the first `length` cells, or none where the model's memory cannot be cut (recurrent models)."""
@@ -382,21 +370,10 @@ class KVCache:
     def _hold(self, sequence: Sequence, cells: list[int]) -> None:
         """Append cells that another sequence holds already."""
         sequence.cells += cells
-        for cell in cells:
-            self._extra_holders[cell] = self._extra_holders.get(cell, 0) + 1
+        self._cells.hold(cells)
 
     def _give_back(self, sequence: Sequence, length: int) -> None:
         """Drop the sequence's hold on its cells from `length` on."""
         dropped = sequence.cells[length:]
         del sequence.cells[length:]
-        if not self._extra_holders:
-            self._free_cells += dropped
-            return
-        for cell in dropped:
-            holders = self._extra_holders.get(cell, 0)
-            if holders == 0:
-                self._free_cells.append(cell)
-            elif holders == 1:
-                del self._extra_holders[cell]
-            else:
-                self._extra_holders[cell] = holders - 1
+        self._cells.give_back(dropped)

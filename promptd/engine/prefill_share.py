@@ -9,7 +9,7 @@ from __future__ import annotations
 
 LONGER = 0.8
 """A step with prefill may take this much longer than one without, so that with what varies it stays below twice."""
-MIN_TOKENS = 8
+MIN_TOKENS = 4
 """Prefill gets on, whatever it costs."""
 UNMEASURED_SHARE = 8
 """One part in this many of the step goes to prefill until steps were measured."""

@@ -319,7 +319,6 @@ class Scheduler:
             kv.park(sequence)
             return Admission.OVER_QUOTA if over else Admission.NO_ROOM
         self._count_cached(generation, sequence.computed)
-        kv.reclaim(_own(generation))
         kv.announce(sequence)
         sequence.state = SequenceState.PREFILL
         self.waiting.remove(generation)

@@ -41,6 +41,10 @@ is measured again one day.
 """
 PROBE_TOKENS = 2
 """Most tokens guessed in a step that is to show what they cost."""
+GROWTH = 2
+"""A step has at most so many times the guesses of the last one: what a few were measured to cost says little, where
+steps take now a bit more and now a bit less, and dozens of wrong ones would hold up all replies.
+"""
 LOOK_EVERY = 8
 """Where no guess could pay, however often guesses held, one is looked for only in one of so many steps."""
 
@@ -98,6 +102,8 @@ class Speculation:
         """Mean seconds a guessed token has added to a step."""
         self._hope = 1.0
         """What part of that it is hoped to be now."""
+        self._measured_guesses = 0
+        """How many the last step with guesses had."""
         self._since_look = 0
         """Steps since guesses were last looked for."""
         self.drafted = 0
@@ -133,8 +139,9 @@ class Speculation:
             if self._token_seconds and any(guess.next and guess.rate > PROMISING_RATE for guess in guesses.values()):
                 self._hope *= HOPE_DECAY**steps
             return step
-        if self._mode == "auto" and (self._token_seconds is None or self._hope < 1.0):
-            left = min(left, PROBE_TOKENS)
+        if self._mode == "auto":
+            unsure = self._token_seconds is None or self._hope < 1.0
+            left = min(left, PROBE_TOKENS if unsure else GROWTH * self._measured_guesses)
         extended = []
         for work, guess, length in zip(step, guesses.values(), wanted, strict=True):
             sequence = work.generation.sequence
@@ -152,8 +159,9 @@ class Speculation:
         """Note how long a step with guesses has taken."""
         base = self._scheduler.decode_seconds(len(step))
         if base is not None:
-            cost = max(0.0, seconds - base) / sum(len(work.draft) for work in step)
-            self._token_seconds = _mean(self._token_seconds, cost)
+            guesses = self._measured_guesses = sum(len(work.draft) for work in step)
+            cost = max(0.0, seconds - base) / guesses
+            self._token_seconds = _mean(self._token_seconds, cost, guesses)
             self._hope = 1.0
 
     def verified(self, work: Work, sampled: Tokens[int]) -> None:
@@ -214,8 +222,9 @@ class Speculation:
         return min(MAX_DRAFT, int(math.log(max(least, 1e-6)) / math.log(min(rate, 0.999))))
 
 
-def _mean(mean: float | None, value: float) -> float:
-    return value if mean is None else mean + COST_SMOOTHING * (value - mean)
+def _mean(mean: float | None, value: float, times: int = 1) -> float:
+    """Return the mean after a value that was observed so many times."""
+    return value if mean is None else mean + (1.0 - (1.0 - COST_SMOOTHING) ** times) * (value - mean)
 
 
 def _agreeing(guessed: Tokens[int], sampled: Tokens[int]) -> int:

@@ -169,26 +169,8 @@ def test_no_more_leave_between_two_steps_than_is_saved_in_a_moment(saving: Cache
     assert [each.computed for each in idle] == [0, 0, 0]
 
 
-def test_closed_conversations_make_place_for_what_is_computed_next(saving: Cache) -> None:
-    *closed, kept = (saving.resident_sequence(tokens) for tokens in (40, 40, 40, 50))
-    for number, each in enumerate((*closed, kept)):
-        each.tokens[0] += number  # no one of them begins like another
-        saving.park(each)
-    for each in closed:
-        saving.retire(each)
-    saving.reclaim(41)
-    assert [each.computed for each in (*closed, kept)] == [0, 0, 40, 50]
-    saving.reclaim(1000)
-    assert [each.computed for each in (*closed, kept)] == [0, 0, 0, 50], "conversations that live stay"
-    again = Sequence("guest", closed[0].tokens[:])
-    assert saving.activate(again)
-    saving.wake(again)
-    assert again.computed == 39
-
-
 def test_without_memory_to_save_to_closed_conversations_stay(cache: Cache) -> None:
     closed = cache.resident_sequence(40)
     cache.retire(closed)
-    cache.reclaim(100)
     cache.decoded(2 * RENT_TOKENS)
     assert closed.computed == 40

@@ -22,7 +22,7 @@ from promptd.engine.prompts import Prompt
 from promptd.engine.sampling import sampler_chain
 from promptd.engine.scheduler import Scheduler, Work
 from promptd.engine.sequence import Sequence
-from promptd.engine.speculation import PROBE_TOKENS, Speculation
+from promptd.engine.speculation import GROWTH, PROBE_TOKENS, Speculation
 
 COPY = (
     "Repeat the following text exactly, word for word, without any changes:\n\nThe quick brown fox jumps over the"
@@ -272,6 +272,21 @@ def test_where_guesses_do_not_pay_their_cost_is_looked_at_again_seldom_and_with_
     together = [sum(len(work.draft) for work in machine.step(copying)) for _ in range(60)]
     assert max(together) == PROBE_TOKENS
     assert 1 <= sum(map(bool, together)) <= 10
+
+
+def test_guesses_that_looked_cheap_by_chance_become_many_only_step_by_step(bench: Callable[..., Bench]) -> None:
+    machine = bench(first=0.1, further=0.0)
+    for _ in range(8):
+        machine.submit()
+
+    def guesses() -> int:
+        return sum(len(work.draft) for work in machine.step(copying))
+
+    while guesses() == 0:
+        pass
+    assert guesses() == GROWTH * PROBE_TOKENS
+    machine._further = 0.016
+    assert [guesses() for _ in range(10)] == [GROWTH * GROWTH * PROBE_TOKENS, *[0] * 9]
 
 
 def test_guesses_take_no_more_than_the_step_has_logits_for(bench: Callable[..., Bench]) -> None:

@@ -96,15 +96,18 @@ class Control:
 
     @contextmanager
     def host_call(self) -> Iterator[None]:
-        """Surround a host call that may block on a model."""
+        """Surround a host call that may block on a model, or a part of one."""
         self.check()
         self.host_calls += 1
-        self.in_host_call = True
-        try:
-            with self._paused():
-                yield
-        finally:
-            self.in_host_call = False
+        if self.in_host_call:
+            yield
+        else:
+            self.in_host_call = True
+            try:
+                with self._paused():
+                    yield
+            finally:
+                self.in_host_call = False
         self.check()
 
     @contextmanager

@@ -9,6 +9,7 @@ import pytest
 from waiting import wait_until
 from wasmtime import Engine
 
+from promptd.wasm.control import Control
 from promptd.wasm.runtime import DEADLINE_TICK_S, Runtime
 
 
@@ -60,6 +61,21 @@ def test_there_are_ticks_while_a_guest_computes_and_none_while_all_are_in_host_c
                 with runtime.paused():
                     assert stands_still(engine)
                 assert goes_on(engine)
+            assert stands_still(engine)
+        assert goes_on(engine)
+    assert stands_still(engine)
+
+
+def test_a_part_of_a_host_call_pauses_no_other_guest(ticking: tuple[Runtime, CountingEngine]) -> None:
+    runtime, engine = ticking
+    control = Control("one", paused=runtime.paused)
+    control.enter_wasm()
+    with runtime.running("one"):
+        with control.host_call():
+            with control.host_call():
+                assert stands_still(engine)
+                with runtime.running("two"):
+                    assert goes_on(engine)
             assert stands_still(engine)
         assert goes_on(engine)
     assert stands_still(engine)

@@ -79,9 +79,15 @@ def load(start: Start) -> Loaded:
 
 @contextmanager
 def _meanwhile(work: Callable[[], object]) -> Iterator[None]:
-    """Let `work` be done on a thread of its own while the block waits for llama.cpp, and end with it."""
+    """Let `work`, which is otherwise done later, be done on a thread of its own while the block waits for llama.cpp, and
+    end with it.
+    """
     thread = threading.Thread(target=work)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:  # there is no memory for a thread
+        yield
+        return
     try:
         yield
     finally:

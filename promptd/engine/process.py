@@ -36,6 +36,12 @@ _INHERITED = (
 _INHERITED_PREFIXES = ("GGML_", "LLAMA_CPP_", "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "OMP_", "GOMP_")
 """What llama.cpp and its backends read; tokens and other secrets of the parent stay with the parent."""
 
+_OWN_ENVIRONMENT = {"GGML_NO_BACKTRACE": "1", "MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""llama.cpp starts no debugger when it aborts; numpy's OpenBLAS, which nothing here uses, no threads; and glibc keeps no
+memory apart for threads that hardly need any: it would count where memory is limited, and be lent to whoever finds no
+other, so that what does not fit would fail anywhere.
+"""
+
 _STDERR_TAIL_BYTES = 4096
 
 _BOOT = (
@@ -127,7 +133,7 @@ def worker_environment(parent: Mapping[str, str], *, spin: str | None = None) ->
     """
     kept = {name: value for name, value in parent.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)}
     chosen = {} if spin is None or any(name in parent for name in _SPIN_VARIABLES) else {"GOMP_SPINCOUNT": spin}
-    return {**chosen, "GGML_NO_BACKTRACE": "1", **kept}
+    return {**chosen, **_OWN_ENVIRONMENT, **kept}
 
 
 def spin_count(threads: int | None, runnable: int, cores: int) -> str | None:

@@ -245,7 +245,7 @@ def test_threads_spin_long_only_where_cores_are_free_and_fewer_threads_can_be_us
     assert process.spin_count(threads=None, runnable=1, cores=2) is None
     assert process.spin_count(threads=None, runnable=2, cores=2) == process.SHORT_SPIN
     assert process.spin_count(threads=2, runnable=0, cores=2) == process.SHORT_SPIN
-    assert process.worker_environment({}).keys() == {"GGML_NO_BACKTRACE"}
+    assert process.worker_environment({}).keys() == process._OWN_ENVIRONMENT.keys()
 
 
 def broken_models(tiny: Callable[..., Path], folder: Path) -> dict[str, tuple[Path, type[PromptdError], str]]:

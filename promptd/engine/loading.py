@@ -79,7 +79,7 @@ def load(start: Start) -> Loaded:
 
 @contextmanager
 def _meanwhile(work: Callable[[], object]) -> Iterator[None]:
-    """Let `work`, which is otherwise done later, be done on a thread of its own while the block waits for llama.cpp, and
+    """Let `work`, which is else done later, be done on a thread of its own while the block waits for llama.cpp, and
     end with it.
     """
     thread = threading.Thread(target=work)

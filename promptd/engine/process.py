@@ -37,7 +37,7 @@ _INHERITED_PREFIXES = ("GGML_", "LLAMA_CPP_", "CUDA_", "NVIDIA_", "HIP_", "ROCR_
 """What llama.cpp and its backends read; tokens and other secrets of the parent stay with the parent."""
 
 _OWN_ENVIRONMENT = {"GGML_NO_BACKTRACE": "1", "MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1"}
-"""llama.cpp starts no debugger when it aborts; numpy's OpenBLAS, which nothing here uses, no threads; and glibc keeps no
+"""llama.cpp starts no debugger when it aborts; numpy's OpenBLAS, which nothing uses, no threads; and glibc keeps no
 memory apart for threads that hardly need any: it would count where memory is limited, and be lent to whoever finds no
 other, so that what does not fit would fail anywhere.
 """

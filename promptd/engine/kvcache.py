@@ -20,6 +20,8 @@ RENT_TOKENS = 128
 SmolLM2-135M 2,000 idle cells make a step of 1 token 0.65 ms longer and one of 16 tokens 7 ms, and saving and restoring
 a cell takes 25 to 35 us (docs/engine.md).
 """
+LOOK_TOKENS = 8
+"""After so many tokens it is looked for such sequences."""
 MOVED_CELLS = 256
 """Between two steps no more idle sequences are saved once they had so many cells together: that takes a few
 milliseconds.
@@ -62,6 +64,8 @@ class KVCache:
         """Those that may be evicted, the least recently used first, with `_decoded` of then."""
         self._decoded = 0
         """Tokens decoded while idle sequences were there."""
+        self._next_look = 0
+        """How many they are when it is looked for those that should leave."""
         self._retired: set[Sequence] = set()
         self._tree = PrefixTree()
         self._announced: dict[Sequence, int] = {}
@@ -164,11 +168,13 @@ class KVCache:
         than that takes, if there is memory for it.
         """
         self._decoded += tokens
-        if not self._idle or self._spill is None or not self._memory.divisible:
+        if self._decoded < self._next_look or self._spill is None or not self._memory.divisible:
             return
+        self._next_look = self._decoded + LOOK_TOKENS
         moved = 0
         for sequence in [each for each, since in self._idle.items() if self._decoded - since >= RENT_TOKENS]:
             if moved >= MOVED_CELLS:
+                self._next_look = self._decoded
                 return
             if self._is_moved_cheaply(sequence, self._spill):
                 moved += sequence.computed

@@ -8,7 +8,6 @@ nothing is guessed. Wide batches leave no room: there each token costs about as 
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field, replace
@@ -17,13 +16,14 @@ from typing import Literal
 from promptd.engine import llama
 from promptd.engine.draft_model import SEQUENCES, DraftModel
 from promptd.engine.generation import Generation
+from promptd.engine.guess_cost import GuessCost
 from promptd.engine.kvcache import KVCache
 from promptd.engine.prompt_lookup import PromptLookup
 from promptd.engine.scheduler import Scheduler, Work
 
 MAX_DRAFT = 16
 """Most tokens guessed for one reply in one step."""
-MARGIN = 1.15
+MARGIN = 1.5
 """A guessed token has to promise so many times what it costs: the prediction is not exact, and sampling costs too."""
 UNKNOWN_RATE = 0.5
 """How often the guesses for a reply hold before any was made."""
@@ -35,12 +35,16 @@ RATE_SMOOTHING = 0.15
 COST_SMOOTHING = 0.2
 """The weight of the last observation in a mean."""
 PROMISING_RATE = 0.8
-HOPE_DECAY = 0.995
+HOPE_DECAY = 0.998
 """How much less guesses are hoped to cost than was measured, with each step in which that forbids promising ones: so it
 is measured again one day.
 """
 PROBE_TOKENS = 2
-"""Most tokens guessed in a step that is to show what they cost."""
+PROBE_STEP = 8
+"""Most tokens guessed in a step that is to show what they cost, and where few replies are made, most of the step with
+them. One token more costs a step of one nearly as much again, and each of seven more half of that: the first says
+little about the others.
+"""
 GROWTH = 2
 """A step has at most so many times the guesses of the last one: what a few were measured to cost says little, where
 steps take now a bit more and now a bit less, and dozens of wrong ones would hold up all replies.
@@ -98,12 +102,8 @@ class Speculation:
         self._most = min(step_tokens, outputs)
         self._mode = mode if kv.divisible else "off"
         self._guesses: dict[Generation, _Guesses] = {}
-        self._token_seconds: float | None = None
-        """Mean seconds a guessed token has added to a step."""
-        self._hope = 1.0
-        """What part of that it is hoped to be now."""
-        self._measured_guesses = 0
-        """How many the last step with guesses had."""
+        self._cost_alone, self._cost_together = GuessCost(), GuessCost()
+        """For steps of one reply, and for steps of more."""
         self._since_look = 0
         """Steps since guesses were last looked for."""
         self.drafted = 0
@@ -135,13 +135,16 @@ class Speculation:
         if self._draft is not None and width <= SEQUENCES:
             for index, (generation, guess) in enumerate(guesses.items()):
                 wanted[index] = wanted[index] or self._ask_draft(self._draft, generation, guess, width)
+        cost = self._cost(width)
         if not any(wanted):
-            if self._token_seconds and any(guess.next and guess.rate > PROMISING_RATE for guess in guesses.values()):
-                self._hope *= HOPE_DECAY**steps
+            if cost.last and any(guess.next and guess.rate > PROMISING_RATE for guess in guesses.values()):
+                cost.hope *= HOPE_DECAY**steps
             return step
-        if self._mode == "auto":
-            unsure = self._token_seconds is None or self._hope < 1.0
-            left = min(left, PROBE_TOKENS if unsure else GROWTH * self._measured_guesses)
+        if self._mode == "auto" and (not cost.last or cost.hope < 1.0):
+            left = min(left, max(PROBE_TOKENS, PROBE_STEP - width))
+            wanted = [left if length else 0 for length in wanted]
+        elif self._mode == "auto":
+            left = min(left, GROWTH * cost.last)
         extended = []
         for work, guess, length in zip(step, guesses.values(), wanted, strict=True):
             sequence = work.generation.sequence
@@ -159,10 +162,7 @@ class Speculation:
         """Note how long a step with guesses has taken."""
         base = self._scheduler.decode_seconds(len(step))
         if base is not None:
-            guesses = self._measured_guesses = sum(len(work.draft) for work in step)
-            cost = max(0.0, seconds - base) / guesses
-            self._token_seconds = _mean(self._token_seconds, cost, guesses)
-            self._hope = 1.0
+            self._cost(len(step)).observe(sum(len(work.draft) for work in step), seconds - base)
 
     def verified(self, work: Work, sampled: Tokens[int]) -> None:
         """Take in what was drawn in place of a reply's guesses, and free the cells of those that did not hold."""
@@ -212,19 +212,26 @@ class Speculation:
         """
         if self._mode == "on":
             return MAX_DRAFT
-        base = self._scheduler.decode_seconds(width)
-        cost = self._scheduler.prefill_seconds if self._token_seconds is None else self._token_seconds * self._hope
-        if base is None or cost is None:
+        base, token = self._scheduler.decode_seconds(width), self._scheduler.prefill_seconds
+        cost = self._cost(width)
+        if base is None or not (cost.last or token):
             return 0
-        least = MARGIN * (cost + guess_seconds) * width / base
-        if least >= rate:
-            return 0
-        return min(MAX_DRAFT, int(math.log(max(least, 1e-6)) / math.log(min(rate, 0.999))))
+        chance, held, best, most_gained = 1.0, 0.0, 0, 0.0
+        for length in range(1, MAX_DRAFT + 1):
+            chance *= rate
+            held += chance
+            seconds = cost.seconds(length) if cost.last else length * (token or 0.0)
+            gained = held * base / width - MARGIN * (seconds + length * guess_seconds)
+            if gained > most_gained:
+                best, most_gained = length, gained
+        return best
+
+    def _cost(self, width: int) -> GuessCost:
+        return self._cost_alone if width == 1 else self._cost_together
 
 
-def _mean(mean: float | None, value: float, times: int = 1) -> float:
-    """Return the mean after a value that was observed so many times."""
-    return value if mean is None else mean + (1.0 - (1.0 - COST_SMOOTHING) ** times) * (value - mean)
+def _mean(mean: float | None, value: float) -> float:
+    return value if mean is None else mean + COST_SMOOTHING * (value - mean)
 
 
 def _agreeing(guessed: Tokens[int], sampled: Tokens[int]) -> int:

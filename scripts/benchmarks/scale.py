@@ -14,6 +14,8 @@ from promptd.wasm.session import Session
 MB = 1e6
 AT_ONCE = 16
 TOKENS = 8
+PORTION = 64
+"""So many of many guests take their turns until the 16 do again."""
 
 
 def _alive(bench: Bench) -> int:
@@ -54,18 +56,40 @@ def _memory(bench: Bench) -> Measured:
 
 
 def _cost(bench: Bench) -> Measured:
-    """Compare a turn among many guests with a turn among 16, and show how it grows between."""
-    counts = [count for count in (16, 64, 256, 1000) if count <= max(256, _alive(bench))]
-    costs: dict[int, float] = {}
-    with guests(bench, max_tokens=TOKENS, engine=EngineSettings(max_sequences=64)) as host:
+    """Compare a turn among many guests with a turn among 16 of another host, now the ones and now the others, and show
+    how it grows between.
+    """
+    counts = [count for count in (64, 256, 1000) if count <= max(256, _alive(bench))]
+    engine = EngineSettings(max_sequences=64)
+    ratios: dict[int, float] = {}
+    with (
+        guests(bench, max_tokens=TOKENS, engine=engine) as few,
+        guests(bench, max_tokens=TOKENS, engine=engine) as many,
+    ):
+        opened = _among_few(few, 0)[1]
         sessions: list[Session] = []
         for count in counts:
-            sessions += host.open(count - len(sessions), begin=len(sessions))
-            _turns(sessions, "Once upon a time")
-            costs[count] = _turns(sessions, " and")
+            added = many.open(count - len(sessions), begin=len(sessions))
+            _turns(added, "Once upon a time")
+            sessions += added
+            among_many, among_few = [], []
+            for begin in range(0, count, PORTION):
+                cost, opened = _among_few(few, opened)
+                among_few.append(cost)
+                among_many.append(_turns(sessions[begin : begin + PORTION], " and"))
+            ratios[count] = mean(among_many) / mean(among_few)
         close(sessions)
-    counters = {f"ms_per_turn_at_{count}": 1000 * cost for count, cost in costs.items()}
-    return Measured([costs[counts[-1]]], [costs[16]], "s", counters)
+    counters = {f"times_16_at_{count}": ratio for count, ratio in ratios.items()}
+    return Measured([mean(among_many)], [mean(among_few)], "s", counters)
+
+
+def _among_few(host: Guests, begin: int) -> tuple[float, int]:
+    """Return the seconds of a second turn among 16 guests that are alive alone, and how many were opened so far."""
+    sessions = host.open(AT_ONCE, begin=begin)
+    _turns(sessions, "Once upon a time")
+    cost = _turns(sessions, " and")
+    close(sessions)
+    return cost, begin + AT_ONCE
 
 
 ROWS = [

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from promptd.engine import llama
-from promptd.engine.kvcache import MOVED_CELLS, RENT_TOKENS, KVCache
+from promptd.engine.kvcache import LOOK_TOKENS, MOVED_CELLS, RENT_TOKENS, KVCache
 from promptd.engine.sequence import Sequence
 from promptd.engine.spill import Spill
 
@@ -151,7 +151,7 @@ def test_idle_sequences_leave_together_once_others_have_decoded_for_long(saving:
     assert saving.activate(busy)
     saving.decoded(RENT_TOKENS - 1)
     assert [each.computed for each in idle] == [30] * 4
-    saving.decoded(1)
+    saving.decoded(LOOK_TOKENS)
     assert [each.computed for each in idle] == [0] * 4
     assert (saving.used, saving.evictions) == (0, 0)
     for each in idle:

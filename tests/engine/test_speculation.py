@@ -22,7 +22,7 @@ from promptd.engine.prompts import Prompt
 from promptd.engine.sampling import sampler_chain
 from promptd.engine.scheduler import Scheduler, Work
 from promptd.engine.sequence import Sequence
-from promptd.engine.speculation import GROWTH, PROBE_TOKENS, Speculation
+from promptd.engine.speculation import GROWTH, PROBE_STEP, PROBE_TOKENS, Speculation
 
 COPY = (
     "Repeat the following text exactly, word for word, without any changes:\n\nThe quick brown fox jumps over the"
@@ -261,16 +261,17 @@ def test_a_wide_batch_leaves_no_room_for_guesses(bench: Callable[..., Bench]) ->
 def test_where_guesses_do_not_pay_their_cost_is_looked_at_again_seldom_and_with_few(
     bench: Callable[..., Bench],
 ) -> None:
-    machine = bench(first=0.0061, further=0.0039)
-    machine.submit()
-    alone = [sum(len(work.draft) for work in machine.step(copying)) for _ in range(14)]
-    assert max(alone) > PROBE_TOKENS
-    for _ in range(3):
+    machine = bench(first=0.0061, further=0.0026)
+    for _ in range(2):
+        machine.submit()
+    few = [sum(len(work.draft) for work in machine.step(copying)) for _ in range(18)]
+    assert max(few) > PROBE_STEP - 2
+    for _ in range(2):
         machine.submit()
     while not all(generation.sequence.pending == 1 for generation in machine.scheduler.running):
         machine.step(copying)
     together = [sum(len(work.draft) for work in machine.step(copying)) for _ in range(60)]
-    assert max(together) == PROBE_TOKENS
+    assert PROBE_STEP - 4 <= max(together) <= PROBE_STEP - 3, "a reply may have ended"
     assert 1 <= sum(map(bool, together)) <= 10
 
 
@@ -285,8 +286,11 @@ def test_guesses_that_looked_cheap_by_chance_become_many_only_step_by_step(bench
     while guesses() == 0:
         pass
     assert guesses() == GROWTH * PROBE_TOKENS
-    machine._further = 0.016
-    assert [guesses() for _ in range(10)] == [GROWTH * GROWTH * PROBE_TOKENS, *[0] * 9]
+    machine._further = 0.2
+    first, *others = (guesses() for _ in range(20))
+    assert first == GROWTH * GROWTH * PROBE_TOKENS
+    assert others[:5] == [0] * 5
+    assert max(others) <= PROBE_TOKENS
 
 
 def test_guesses_take_no_more_than_the_step_has_logits_for(bench: Callable[..., Bench]) -> None:

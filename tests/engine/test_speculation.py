@@ -261,7 +261,7 @@ def test_a_wide_batch_leaves_no_room_for_guesses(bench: Callable[..., Bench]) ->
 def test_where_guesses_do_not_pay_their_cost_is_looked_at_again_seldom_and_with_few(
     bench: Callable[..., Bench],
 ) -> None:
-    machine = bench(first=0.0061, further=0.0026)
+    machine = bench(first=0.0061, further=0.0022)
     for _ in range(2):
         machine.submit()
     few = [sum(len(work.draft) for work in machine.step(copying)) for _ in range(18)]
@@ -270,7 +270,7 @@ def test_where_guesses_do_not_pay_their_cost_is_looked_at_again_seldom_and_with_
         machine.submit()
     while not all(generation.sequence.pending == 1 for generation in machine.scheduler.running):
         machine.step(copying)
-    together = [sum(len(work.draft) for work in machine.step(copying)) for _ in range(60)]
+    together = [sum(len(work.draft) for work in machine.step(copying)) for _ in range(36)]
     assert PROBE_STEP - 4 <= max(together) <= PROBE_STEP - 3, "a reply may have ended"
     assert 1 <= sum(map(bool, together)) <= 10
 

@@ -63,7 +63,13 @@ class Channel(Generic[M]):
 
     def comes(self, seconds: float) -> bool:
         """Return whether there is something to receive within `seconds`, if only the other side's end."""
-        return bool(self._buffer or select.select((self._socket,), (), (), seconds)[0])
+        if self._buffer:
+            return True
+        poll = (
+            select.poll()
+        )  # select() takes no descriptor from 1024 on, and a worker has its socket by a daemon's number
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
 
     def _take(self) -> M | None:
         """Return the first whole message in the buffer."""

@@ -120,7 +120,7 @@ class WorkerProcess:
 
 
 def _nameless_file() -> BinaryIO:
-    if sys.platform == "linux":
+    if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("promptd-worker-stderr"), "w+b")
     import tempfile  # 3 ms of imports, for which a start need not wait on Linux
 

@@ -61,8 +61,11 @@ class Samplers:
         self._greedy_tokens += 1
         if self._greedy_tokens < NUMPY_PAYS:
             return None
-        from promptd.engine.llama_greedy import Likeliest
-
+        try:
+            from promptd.engine.llama_greedy import Likeliest
+        except (ImportError, MemoryError):  # no memory for numpy: the chain needs none, and it is tried again later
+            self._greedy_tokens = 0
+            return None
         return Likeliest(self._vocabulary.size, biases)
 
     def _with_grammar(self, chain: SamplerChain, sampling: Sampling) -> Sampler:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Iterator
 
@@ -79,6 +80,21 @@ def test_the_logits_are_searched_once_that_pays(
     for _ in range(6):
         found.append((sampler.sample(context, 2), sampler._likeliest is not None))
     assert found == [(found[0][0], number >= 3) for number in range(6)]
+
+
+def test_without_numpy_a_reply_goes_on_by_its_chain(
+    context: llama.Context, vocabulary: llama.Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "NUMPY_PAYS", 2)
+    sampler = Samplers(vocabulary, 256).make(GREEDY, array(TOKEN_CODE))
+    assert isinstance(sampler, GreedySampler)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "promptd.engine.llama_greedy", None)  # its import fails
+        tokens = [sampler.sample(context, 2) for _ in range(5)]
+    assert tokens == [_by_chain(context, vocabulary, 2, GREEDY)] * 5
+    assert sampler._likeliest is None
+    assert [sampler.sample(context, 2) for _ in range(2)] == tokens[:2]
+    assert sampler._likeliest is not None
 
 
 @pytest.mark.parametrize(

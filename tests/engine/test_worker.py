@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -444,3 +445,18 @@ def test_the_parent_s_end_is_seen_while_more_turns_are_waited_for() -> None:
         far.close()
         with pytest.raises(EOFError):
             worker._gather(Channel(near, Command), core)  # type: ignore[arg-type]
+
+
+def test_a_worker_of_a_daemon_with_a_thousand_connections_makes_replies(smollm2: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, limits[1]), limits[1]))
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        with Engine(smollm2, EXACT) as engine:  # its socket has a number beyond what select() takes
+            idle, busy = engine.conversation("idle"), engine.conversation("busy")
+            for conversation in (idle, busy):
+                assert conversation.send([Message("user", "Hello.")], GREEDY).result().text
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)

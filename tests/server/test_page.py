@@ -65,7 +65,7 @@ def _say(page: Page, model: str, text: str) -> None:
 
 def _replies(page: Page) -> list[str]:
     expect(page.locator("body")).not_to_have_class(re.compile("running"))
-    return page.locator(".assistant .body").all_inner_texts()
+    return page.locator("#thread .assistant .body").all_inner_texts()
 
 
 def test_a_graph_and_a_guest_can_be_talked_to(page: Page) -> None:

@@ -116,4 +116,6 @@ def test_the_image_is_built_from_what_the_package_is_made_of_and_from_nothing_el
         *project["project"]["license-files"],
         *wheel["packages"],
         *wheel["force-include"],
+        "scripts/build-llama",
+        "scripts/llama.cpp",
     }

@@ -66,7 +66,11 @@ def built_in() -> Iterator[Finding]:
         yield Finding("built in", "llama.cpp", str(error), "problem", "reinstall llama-cpp-python with a C++ compiler")
     else:
         commit = f"llama-cpp-python {build['version']}, ggml {build['ggml']} ({build['commit']})"
-        yield Finding("built in", "llama.cpp", commit)
+        if "+promptd" in build["version"]:
+            yield Finding("built in", "llama.cpp", commit)
+        else:
+            advice = "promptd's scripts/install builds it faster for many conversations on a CPU"
+            yield Finding("built in", "llama.cpp", f"{commit}, as released", "note", advice)
         features = build["features"].get("CPU", [])
         yield Finding("built in", "CPU features", ", ".join(features) or "none")
         if missing := [name for flag, name in FAST_FEATURES.items() if flag in _cpu_flags() and name not in features]:

@@ -65,9 +65,8 @@ class Channel(Generic[M]):
         """Return whether there is something to receive within `seconds`, if only the other side's end."""
         if self._buffer:
             return True
-        poll = (
-            select.poll()
-        )  # select() takes no descriptor from 1024 on, and a worker has its socket by a daemon's number
+        # select() takes no descriptor from 1024 on, and a worker has its socket by a daemon's number
+        poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         return bool(poll.poll(seconds * 1000))
 

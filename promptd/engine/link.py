@@ -99,6 +99,8 @@ class Link:
             self.cause = f"could not be started: {error.strerror}"
         finally:
             self._socket.close()
+            if not self._spare:
+                self._far_socket.close()  # unless no process came that has done so
             self._on_end(self)
             self._loaded.set()
 

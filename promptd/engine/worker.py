@@ -30,7 +30,7 @@ GATHER_SECONDS = 0.003
 """How long a worker that was idle waits for the next of several turns that come at once, so that they begin in one step
 and go on together.
 """
-GATHER_SECONDS_ALL = 0.01
+GATHER_SECONDS_ALL = 0.03
 """How long it waits for them altogether."""
 
 _PR_SET_PDEATHSIG = 1

@@ -14,6 +14,8 @@ from benchmarks.guests import SETTLE_S, Guests, close, guests, say, together
 from benchmarks.rows import Bench, Measured, Row
 
 PROMPT_TOKENS = 16
+REPLY_TOKENS = 128
+"""As many as llama-batched-bench makes when nobody says how many."""
 OPENING = "Once upon a time, in a small village by the sea, there lived an old"
 
 
@@ -32,7 +34,7 @@ def decode(count: int) -> Row:
 
 
 def _decode(count: int, bench: Bench) -> Measured:
-    tokens = 128 if count == 1 else 64
+    tokens = REPLY_TOKENS
     ours, theirs, widths = [], [], {}
     with guests(bench, max_tokens=tokens) as host:
         for pair in range(bench.pairs if count > 1 else 3 * bench.pairs):  # short ones, which vary more

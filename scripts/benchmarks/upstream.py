@@ -1,5 +1,5 @@
 """llama-batched-bench and llama-server, built from the source that llama-cpp-python's sdist vendors: the same revision
-of llama.cpp as promptd runs on.
+of llama.cpp as promptd runs on, without promptd's patches.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Server:
 
 def build() -> Path:
     """Return the folder with the programs, building them the first time."""
-    folder = ROOT / ".build" / f"llama.cpp-{version('llama-cpp-python')}"
+    folder = ROOT / ".build" / f"llama.cpp-{_released()}"
     programs = folder / "build" / "bin"
     if all((programs / name).exists() for name in PROGRAMS):
         return programs
@@ -138,9 +138,14 @@ def build() -> Path:
     return programs
 
 
+def _released() -> str:
+    """Return the version of the llama-cpp-python that the installed one was built from, without the patches."""
+    return version("llama-cpp-python").partition("+")[0]
+
+
 def _unpack(folder: Path) -> None:
-    """Lay the vendored source of the installed llama-cpp-python into `folder`."""
-    name = f"llama-cpp-python=={version('llama-cpp-python')}"
+    """Lay the vendored source of the installed llama-cpp-python, as released, into `folder`."""
+    name = f"llama-cpp-python=={_released()}"
     with tempfile.TemporaryDirectory() as scratch:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         command += ["--no-binary", "llama-cpp-python", "--dest", scratch, name]

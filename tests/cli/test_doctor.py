@@ -23,6 +23,7 @@ def test_doctor_tells_what_is_built_in_and_granted(tmp_path: Path, guest_file: P
     )
     found = _findings(tmp_path, 0, PROMPTD_CACHE_HOME=str(tmp_path / "cache"))
     assert "ggml" in found["built in", "llama.cpp"]["value"]
+    assert found["built in", "llama.cpp"]["state"] == "ok", "it is the patched one"
     assert found["built in", "CPU features"]["value"]
     assert found["settings", "graph chat"]["state"] == "ok"
     bot = found["guests", "bot"]

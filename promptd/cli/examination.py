@@ -74,7 +74,7 @@ def built_in() -> Iterator[Finding]:
         features = build["features"].get("CPU", [])
         yield Finding("built in", "CPU features", ", ".join(features) or "none")
         if missing := [name for flag, name in FAST_FEATURES.items() if flag in _cpu_flags() and name not in features]:
-            advice = "build llama.cpp on this machine: pip install --force-reinstall --no-binary :all: llama-cpp-python"
+            advice = "build llama.cpp on this machine: install promptd here anew"
             yield Finding("built in", "unused CPU features", ", ".join(missing), "note", advice)
         if build["gpu"]:
             yield Finding("built in", "GPU", ", ".join(name for name in build["features"] if name != "CPU") or "yes")

@@ -62,23 +62,35 @@ class Channel(Generic[M]):
         return message
 
     def comes(self, seconds: float) -> bool:
-        """Return whether there is something to receive within `seconds`, if only the other side's end."""
-        if self._buffer:
+        """Return whether there is something to receive within `seconds`, if only a part of a message or the other
+        side's end.
+        """
+        if self._has_whole():
             return True
         # select() takes no descriptor from 1024 on, and a worker has its socket by a daemon's number
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         return bool(poll.poll(seconds * 1000))
 
-    def _take(self) -> M | None:
-        """Return the first whole message in the buffer."""
+    def _has_whole(self) -> bool:
+        """Return whether the buffer has a whole frame, or the beginning of one that is refused."""
+        end = self._end()
+        return end is not None and (end - _LENGTH_BYTES > MAX_FRAME_BYTES or end <= len(self._buffer))
+
+    def _end(self) -> int | None:
+        """Return where the first frame in the buffer ends, if that can be told yet."""
         if len(self._buffer) < _LENGTH_BYTES:
             return None
-        length = int.from_bytes(self._buffer[:_LENGTH_BYTES], "little")
-        if length > MAX_FRAME_BYTES:
-            raise ProtocolError(f"a frame of {length} bytes is over the limit of {MAX_FRAME_BYTES}")
-        end = _LENGTH_BYTES + length
-        if len(self._buffer) < end:
+        return _LENGTH_BYTES + int.from_bytes(self._buffer[:_LENGTH_BYTES], "little")
+
+    def _take(self) -> M | None:
+        """Return the first whole message in the buffer."""
+        end = self._end()
+        if end is None:
+            return None
+        if end - _LENGTH_BYTES > MAX_FRAME_BYTES:
+            raise ProtocolError(f"a frame of {end - _LENGTH_BYTES} bytes is over the limit of {MAX_FRAME_BYTES}")
+        if end > len(self._buffer):
             return None
         try:
             message = self._decoder.decode(memoryview(self._buffer)[_LENGTH_BYTES:end])

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -121,7 +122,8 @@ class WorkerProcess:
 
 def _nameless_file() -> BinaryIO:
     if hasattr(os, "memfd_create"):
-        return os.fdopen(os.memfd_create("promptd-worker-stderr"), "w+b")
+        with suppress(OSError):  # a sandbox may refuse it
+            return os.fdopen(os.memfd_create("promptd-worker-stderr"), "w+b")
     import tempfile  # 3 ms of imports, for which a start need not wait on Linux
 
     return tempfile.TemporaryFile()

@@ -137,7 +137,7 @@ class Runtime:
     def _computes(self, change: int) -> None:
         """The lock is held."""
         self._computing += change
-        if self._computing == 0:
+        if self._computing == 0 and not self._closed:
             self._busy.clear()
         elif self._computing == change:  # the first
             self._busy.set()
@@ -175,8 +175,9 @@ class Runtime:
 
     def close(self) -> None:
         """End the ticker; guests that still run are no longer stopped by it."""
-        self._closed = True
-        self._busy.set()
+        with self._lock:
+            self._closed = True
+            self._busy.set()
         if self._ticker is not None:
             self._ticker.join()
 

@@ -52,6 +52,22 @@ def test_large_messages_pass(ends: tuple[socket.socket, socket.socket]) -> None:
     thread.join()
 
 
+def test_what_comes_is_a_whole_message_or_more_of_one(ends: tuple[socket.socket, socket.socket]) -> None:
+    receiver: Channel[Event] = Channel(ends[0], Event)  # type: ignore[arg-type]
+    sender: Channel[Event] = Channel(ends[1], Event)  # type: ignore[arg-type]
+    assert not receiver.comes(0.0)
+    payload = msgspec.msgpack.encode(Pieces(((1, "x"),)))
+    ends[1].sendall(len(payload).to_bytes(4, "little") + payload[:-1])
+    assert receiver.comes(0.0)
+    assert receiver.receive(wait=False) is None
+    assert not receiver.comes(0.0), "a part that was received is nothing to receive"
+    ends[1].sendall(payload[-1:])
+    sender.send(Pieces(((2, "y"),)))
+    assert receiver.receive() == Pieces(((1, "x"),))
+    assert receiver.comes(0.0)
+    assert receiver.receive() == Pieces(((2, "y"),))
+
+
 def test_the_end_of_the_other_side_is_told(ends: tuple[socket.socket, socket.socket]) -> None:
     receiver: Channel[Event] = Channel(ends[0], Event)  # type: ignore[arg-type]
     ends[1].close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import os
 import re
 import resource
@@ -9,8 +11,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -460,3 +464,24 @@ def test_a_worker_of_a_daemon_with_a_thousand_connections_makes_replies(smollm2:
         for descriptor in opened:
             os.close(descriptor)
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_worker_starts_where_the_kernel_gives_no_nameless_files(
+    smollm2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(name: str) -> int:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "memfd_create", refused)
+    with Engine(smollm2, EXACT) as engine:
+        conversation = engine.conversation("guest")
+        assert conversation.send([Message("user", "Hello.")], GREEDY).result().text
+
+
+def test_a_worker_that_cannot_be_started_leaves_no_socket(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        with pytest.raises(RuntimeFailure, match="could not be started"):
+            Engine(smollm2, EXACT)
+        gc.collect()

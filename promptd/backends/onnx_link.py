@@ -67,6 +67,7 @@ class _Forker:
             if self._control is not None:
                 with suppress(OSError):  # it has died since the last worker
                     return self._ask(0, [far.fileno()])
+                self._control.close()
             self._control = self._start()
             return self._ask(0, [far.fileno()])
 

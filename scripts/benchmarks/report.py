@@ -36,7 +36,7 @@ class Outcome:
             return (row.name, row.what, row.against, "", "", "failed", row.aim, self.error)
         ours, theirs = (_number(median(values)) for values in (measured.ours, measured.theirs))
         met = "met" if row.met(measured.ratio) else "missed"
-        shown = f"{measured.ratio:.2f}" if measured.ratio >= 0.1 else f"{measured.ratio:.3f}"
+        shown = _ratio(measured.ratio)
         return (row.name, row.what, row.against, f"{ours} {measured.unit}", theirs, shown, row.aim, met)
 
 
@@ -100,6 +100,10 @@ def write_docs(path: Path, result: dict[str, Any]) -> None:
     path.write_text(f"{before}{BEGIN}\n{_markdown(result)}{END}{after}")
 
 
+def _ratio(value: float) -> str:
+    return f"{value:.3f}" if value < 1 else f"{value:.2f}"
+
+
 def _markdown(result: dict[str, Any]) -> str:
     commits = dict.fromkeys(row["commit"] for row in result["rows"])
     machine = {**result["machine"], "commit": " and ".join(commits)}
@@ -111,7 +115,7 @@ def _markdown(result: dict[str, Any]) -> str:
             lines.append(f"| {row['what']} | {row['against']} | | | failed: {row['error']} | {row['target']} | |")
             continue
         ours, theirs = (_number(median(row[key])) for key in ("ours", "theirs"))
-        ratio = f"{row['ratio']:.2f}" if row["ratio"] >= 0.1 else f"{row['ratio']:.3f}"
+        ratio = _ratio(row["ratio"])
         met = "met" if row["met"] else "**missed**"
         cells = (row["what"], row["against"], f"{ours} {row['unit']}", theirs, ratio, row["target"], met)
         lines.append(f"| {' | '.join(cells)} |")

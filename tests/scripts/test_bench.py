@@ -40,7 +40,7 @@ def test_the_page_gets_the_table_between_its_marks_and_keeps_the_rest(tmp_path: 
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     assert "old" not in text
-    assert "| ours | theirs | 95 tokens/s | 100 | 0.95 | ≥ 0.9 | met |" in text
+    assert "| ours | theirs | 95 tokens/s | 100 | 0.950 | ≥ 0.9 | met |" in text
     assert "failed: OSError: no space" in text
     assert "- name: widths 16" in text
 

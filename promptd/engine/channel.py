@@ -65,17 +65,13 @@ class Channel(Generic[M]):
         """Return whether there is something to receive within `seconds`, if only a part of a message or the other
         side's end.
         """
-        if self._has_whole():
+        end = self._end()
+        if end is not None and end <= len(self._buffer):
             return True
         # select() takes no descriptor from 1024 on, and a worker has its socket by a daemon's number
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         return bool(poll.poll(seconds * 1000))
-
-    def _has_whole(self) -> bool:
-        """Return whether the buffer has a whole frame, or the beginning of one that is refused."""
-        end = self._end()
-        return end is not None and (end - _LENGTH_BYTES > MAX_FRAME_BYTES or end <= len(self._buffer))
 
     def _end(self) -> int | None:
         """Return where the first frame in the buffer ends, if that can be told yet."""
